@@ -1,0 +1,22 @@
+"""Degenerate solution networks for NumPyro: which parameters of a circuit produce a behavior?"""
+
+from numpyro_dsn.dsn import DSN, DSNState
+from numpyro_dsn.multipliers import PenaltyMethod
+from numpyro_dsn.objective import MaxEntropyELBO
+from numpyro_dsn.primitives import behavior, simulator
+from numpyro_dsn.result import DSNResult
+from numpyro_dsn.status import DSNWarning, Status
+from numpyro_dsn.version import __version__
+
+__all__ = [
+    "DSN",
+    "DSNResult",
+    "DSNState",
+    "DSNWarning",
+    "MaxEntropyELBO",
+    "PenaltyMethod",
+    "Status",
+    "__version__",
+    "behavior",
+    "simulator",
+]

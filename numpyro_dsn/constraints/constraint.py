@@ -1,0 +1,56 @@
+"""The interface of a constraint: a vector of functions of a statistic, and bounds on its mean."""
+
+import itertools
+from abc import ABC, abstractmethod
+
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+
+class Constraint(ABC):
+    r"""A statement :math:`l \le E[T(f)] \le u` about the mean of functions of a statistic f.
+
+    An equality has :math:`l = u`. Subclasses are frozen dataclasses registered as pytrees; their
+    constructors keep what they are given and :meth:`validate` checks it, because a constructor
+    also runs while JAX rebuilds a pytree around tracers.
+    """
+
+    @abstractmethod
+    def statistics(self, value: Array) -> Array:
+        """Return T, shape ``(num_constraints,)``, of one value of the statistic."""
+
+    @abstractmethod
+    def bounds(self) -> tuple[Array, Array]:
+        """Return the lower and the upper bound of E[T], each of shape ``(num_constraints,)``."""
+
+    @abstractmethod
+    def labels(self, name: str) -> list[str]:
+        """Return one label for each entry of T, given the name of the site."""
+
+    @abstractmethod
+    def validate(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise a ``ValueError`` that names the site if the targets cannot be meant."""
+
+
+def require_shape(name: str, field: str, given: ArrayLike, shape: tuple[int, ...]) -> None:
+    """Raise unless a target has one entry for each element of the statistic."""
+    if np.shape(given) != shape:
+        raise ValueError(
+            f"behavior '{name}': `{field}` has shape {np.shape(given)} but the statistic has shape "
+            f"{shape}; give one target for each element of the statistic."
+        )
+
+
+def require_finite(name: str, field: str, given: ArrayLike, remedy: str) -> None:
+    """Raise unless a target is a finite number everywhere."""
+    if not np.all(np.isfinite(np.asarray(given, dtype=float))):
+        raise ValueError(
+            f"behavior '{name}': `{field}` must be finite, but is {np.asarray(given)}; {remedy}"
+        )
+
+
+def element_labels(kind: str, name: str, shape: tuple[int, ...]) -> list[str]:
+    """Return ``kind[name]`` for a scalar, ``kind[name[i,j]]`` for each element of an array."""
+    indices = itertools.product(*(range(size) for size in shape))
+    return [f"{kind}[{name}{list(index) if index else ''}]".replace(" ", "") for index in indices]

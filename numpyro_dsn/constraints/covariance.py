@@ -1,0 +1,72 @@
+"""Mean and full covariance of a vector-valued statistic."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from numpyro_dsn.constraints.constraint import (
+    Constraint,
+    element_labels,
+    require_finite,
+    require_shape,
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Covariance(Constraint):
+    r"""The mean and the covariance, about the target mean, of a vector-valued statistic.
+
+    .. math:: E[f] = \mu, \qquad E[(f - \mu)(f - \mu)^\top] = \Sigma
+
+    Parameters
+    ----------
+    mean
+        Target mean, shape ``(d,)``, in the units of the statistic.
+    cov
+        Target covariance, shape ``(d, d)``, symmetric positive definite.
+    """
+
+    mean: ArrayLike
+    cov: ArrayLike
+
+    def statistics(self, value: Array) -> Array:
+        """Return f and the upper triangle of (f - mean)(f - mean)^T."""
+        deviation = value - jnp.asarray(self.mean)
+        rows, columns = np.triu_indices(value.shape[-1])
+        return jnp.concatenate([value, deviation[rows] * deviation[columns]])
+
+    def bounds(self) -> tuple[Array, Array]:
+        """Return the target twice: all entries are equalities."""
+        cov = jnp.asarray(self.cov, dtype=float)
+        upper_triangle = cov[np.triu_indices(cov.shape[-1])]
+        target = jnp.concatenate([jnp.asarray(self.mean, dtype=float), upper_triangle])
+        return target, target
+
+    def labels(self, name: str) -> list[str]:
+        """Return ``mean[...]`` for each element and ``cov[...]`` for each pair."""
+        size = np.shape(self.mean)[0]
+        pairs = [f"cov[{name}[{i},{j}]]" for i, j in zip(*np.triu_indices(size), strict=True)]
+        return element_labels("mean", name, (size,)) + pairs
+
+    def validate(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise unless f is a vector and the covariance symmetric positive definite."""
+        if len(shape) != 1:
+            raise ValueError(
+                f"behavior '{name}': a covariance needs a vector-valued statistic, but it has "
+                f"shape {shape}; reshape the statistic or use `Moments`."
+            )
+        require_shape(name, "mean", self.mean, shape)
+        require_shape(name, "cov", self.cov, shape + shape)
+        require_finite(name, "mean", self.mean, "give a finite target.")
+        require_finite(name, "cov", self.cov, "give a finite target.")
+        cov = np.asarray(self.cov, dtype=float)
+        if not np.allclose(cov, cov.T) or np.linalg.eigvalsh(cov).min() <= 0:
+            raise ValueError(
+                f"behavior '{name}': `cov` must be symmetric positive definite, but has "
+                f"eigenvalues {np.linalg.eigvals(cov)}; no distribution has such a covariance."
+            )

@@ -1,0 +1,358 @@
+"""The degenerate solution network: a flow fitted to a behavior, epoch by epoch."""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpyro import handlers
+from numpyro.distributions import biject_to, constraints
+from numpyro.distributions.transforms import Transform
+from numpyro.infer.autoguide import AutoContinuous
+from numpyro.infer.util import transform_fn
+from numpyro.optim import Adam, _NumPyroOptim, optax_to_numpyro
+from tqdm.auto import trange
+
+from numpyro_dsn.epoch import ChainState, Params, penalty_epoch, start_chain
+from numpyro_dsn.guides import AutoRealNVP
+from numpyro_dsn.history import History, extend_history, start_history
+from numpyro_dsn.multipliers import PenaltyMethod
+from numpyro_dsn.objective import Particles, draw_particles
+from numpyro_dsn.persistence import load_arrays
+from numpyro_dsn.program import Behavior, Model, Program, read
+from numpyro_dsn.result import DSNResult, Fit
+from numpyro_dsn.status import Status, warn
+
+
+class DSNState(NamedTuple):
+    """Everything needed to continue a run.
+
+    chains
+        State of every fit; arrays have a leading axis ``num_chains``.
+    history
+        What was recorded so far.
+    """
+
+    chains: ChainState
+    history: History
+
+
+class DSN:
+    r"""Learn which parameters of a circuit produce a behavior, and are otherwise random.
+
+    .. math:: q^* = \arg\max_q\; -KL(q \,\|\, p)
+              \quad \text{s.t.} \quad E_{z \sim q}\, E_{x \sim p(x|z)} [T(x)] = \mu
+
+    Parameters
+    ----------
+    model
+        A NumPyro model: priors of the circuit's parameters and a simulator. Noise of the
+        simulator comes from ``numpyro.prng_key()`` or from sites marked with ``simulator()``.
+    behavior
+        A callable of ``{site: value}`` that makes ``behavior`` statements, or a dict
+        ``{site: constraint}``; ``None`` if the model itself states its behavior.
+    guide
+        A continuous AutoGuide; ``AutoRealNVP(model)`` by default.
+    optim
+        A NumPyro or optax optimizer; ``Adam(1e-3)`` by default.
+    multipliers
+        How the dual variables move.
+    num_particles
+        Number of draws in a step, each with one simulation.
+    num_steps
+        Number of optimizer steps in an epoch.
+    num_chains
+        Number of independent fits, run together.
+
+    Raises
+    ------
+    ValueError
+        If a count is not positive, or the number of draws is too small for an unbiased penalty.
+
+    References
+    ----------
+    The draft's eq. 1 and appendix A.1.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        behavior: Behavior | None = None,
+        guide: AutoContinuous | None = None,
+        optim: Any = None,
+        multipliers: PenaltyMethod = PenaltyMethod(),  # noqa: B008 - immutable
+        *,
+        num_particles: int = 500,
+        num_steps: int = 1000,
+        num_chains: int = 1,
+    ) -> None:
+        for name, value, least in (
+            ("num_particles", num_particles, 2),
+            ("num_steps", num_steps, 1),
+            ("num_chains", num_chains, 1),
+        ):
+            if value < least:
+                raise ValueError(f"`{name}` must be at least {least}, but is {value}.")
+        self.model = model
+        self.behavior = behavior
+        self.guide = guide
+        self.optim = _as_numpyro_optim(optim)
+        self.multipliers = multipliers
+        self.num_particles = num_particles
+        self.num_steps = num_steps
+        self.num_chains = num_chains
+        self._arguments: tuple[tuple, dict] | None = None
+
+    def init(self, rng_key: Array, *args: Any, **kwargs: Any) -> DSNState:
+        """Read the model, set up the guide and measure the start.
+
+        Parameters
+        ----------
+        rng_key
+            Key of the whole run.
+        args, kwargs
+            Arguments of the model.
+
+        Returns
+        -------
+        The state before the first epoch.
+
+        Raises
+        ------
+        ValueError
+            If the model or the behavior cannot be meant; the message names the site.
+        """
+        self._set_up(args, kwargs)
+        chains, start = self._start(jax.random.split(rng_key, self.num_chains))
+        return DSNState(chains, start_history(start))
+
+    def update(self, state: DSNState) -> DSNState:
+        """Run one epoch of every fit; :meth:`init` or :meth:`run` must have set up the model."""
+        chains, epoch, steps = self._epoch(state.chains)
+        return DSNState(chains, extend_history(state.history, epoch, steps))
+
+    def run(
+        self,
+        rng_key: Array,
+        *args: Any,
+        num_epochs: int = 20,
+        init_state: DSNState | None = None,
+        progress_bar: bool = True,
+        **kwargs: Any,
+    ) -> DSNResult:
+        """Fit the flow.
+
+        Parameters
+        ----------
+        rng_key
+            Key of the whole run; not used with ``init_state``, which holds its own.
+        args, kwargs
+            Arguments of the model.
+        num_epochs
+            Number of epochs.
+        init_state
+            State to continue from, ``result.state``.
+        progress_bar
+            Whether to show entropy and largest violation while running.
+
+        Returns
+        -------
+        The fit. After Ctrl-C it holds the last finished epoch and its status says so.
+        """
+        state = self.init(rng_key, *args, **kwargs) if init_state is None else init_state
+        self._set_up(args, kwargs)
+        status = None
+        disable = not progress_bar or "CI" in os.environ
+        try:
+            with trange(num_epochs, desc="DSN", unit="epoch", disable=disable) as bar:
+                for _ in bar:
+                    bar.set_postfix_str(_progress(state.history))
+                    status = _failure(state.history)
+                    if status is not None:
+                        break
+                    state = self.update(state)
+                    bar.set_postfix_str(_progress(state.history))
+        except KeyboardInterrupt:
+            status = Status.INTERRUPTED
+        return self._result(state, status or _failure(state.history))
+
+    def get_params(self, state: DSNState) -> Params:
+        """Return the guide's current parameters; arrays have a leading axis ``num_chains``."""
+        optim_state = state.chains.optim_state
+        return jax.vmap(lambda s: self._constrain(self.optim.get_params(s)))(optim_state)
+
+    def load(self, path: str | Path, *args: Any, **kwargs: Any) -> DSNResult:
+        """Load a result saved by a DSN of the same model, behavior, guide and settings.
+
+        Parameters
+        ----------
+        path
+            File written by :meth:`DSNResult.save`.
+        args, kwargs
+            Arguments of the model.
+
+        Returns
+        -------
+        The saved result; ``run(..., init_state=result.state)`` continues it.
+
+        Raises
+        ------
+        ValueError
+            If the file was saved from another model, behavior, guide or optimizer.
+        """
+        self._set_up(args, kwargs)
+        template = self._start_template()
+        state, code = load_arrays(path, (template, np.zeros((), int)), self._fingerprint())
+        return self._result(state, list(Status)[int(code)])
+
+    def _start_template(self) -> DSNState:
+        keys = jax.random.split(jax.random.key(0), self.num_chains)
+        chains, start = jax.eval_shape(self._start, keys)
+        zeros = partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype))
+        chains = zeros(chains._replace(rng_key=None))._replace(rng_key=keys)
+        return DSNState(chains, start_history(zeros(start)))
+
+    def _set_up(self, args: tuple, kwargs: dict) -> None:
+        """Read the model and build the compiled functions, once for the same arguments."""
+        if self._arguments is not None and _same(self._arguments, (args, kwargs)):
+            return
+        program = read(jax.random.key(0), self.model, self.behavior, args, kwargs)
+        guide = AutoRealNVP(program.guide_model) if self.guide is None else self.guide
+        transforms = _set_up_guide(guide, program, args, kwargs)
+        self._constrain = partial(transform_fn, transforms)
+
+        def init_params(rng_key: Array) -> Params:
+            trace = handlers.trace(handlers.seed(guide, rng_key)).get_trace(*args, **kwargs)
+            params = {name: trace[name]["value"] for name in transforms}
+            return transform_fn(transforms, params, invert=True)
+
+        def draw(rng_key: Array, params: Params) -> Particles:
+            return draw_particles(
+                rng_key,
+                self._constrain(params),
+                program.model,
+                guide,
+                program.constraints,
+                self.num_particles,
+                args,
+                kwargs,
+            )
+
+        method, optim, bounds = self.multipliers, self.optim, (program.lower, program.upper)
+
+        def start(rng_key: Array) -> Any:
+            return start_chain(rng_key, method, optim, draw, init_params(rng_key), *bounds)
+
+        def epoch(chain: ChainState) -> Any:
+            return penalty_epoch(chain, method, optim, draw, *bounds, self.num_steps)
+
+        self._start = jax.jit(jax.vmap(start))
+        self._epoch = jax.jit(jax.vmap(epoch))
+        self._fit = Fit(program, guide, args, kwargs)
+        self._arguments = args, kwargs
+
+    def _result(self, state: DSNState, failure: Status | None) -> DSNResult:
+        chains, epochs = state.chains, state.history.epochs
+        converged = np.asarray(chains.best.epoch) >= 0
+        current = jax.vmap(self.optim.get_params)(chains.optim_state)
+
+        def choose(best: Array, last: Array) -> Array:
+            return jnp.where(converged.reshape((-1,) + (1,) * (best.ndim - 1)), best, last)
+
+        params = jax.vmap(self._constrain)(jax.tree.map(choose, chains.best.params, current))
+        held = np.where(converged, chains.best.epoch, chains.epoch)
+        # Converged fits first, by entropy; then those that are closest to what was asked.
+        worst = np.abs(epochs.violation[-1]).max(-1)
+        order = np.where(converged, chains.best.entropy, -1e9 - np.nan_to_num(worst, nan=1e9))
+        status = Status.CONVERGED if converged.any() else Status.NOT_CONVERGED
+        status = failure or status
+        if status is not Status.CONVERGED:
+            warn(status.value)
+        return DSNResult(
+            fit=self._fit,
+            params=params,
+            state=state,
+            status=status,
+            epochs=held,
+            chain=int(np.argmax(order)),
+            fingerprint=self._fingerprint(),
+        )
+
+    def _fingerprint(self) -> dict[str, Any]:
+        program = self._fit.program
+        return {
+            "guide": type(self._fit.guide).__name__,
+            "latents": {name: list(np.shape(s["value"])) for name, s in program.latents.items()},
+            "statistics": program.labels,
+            "bounds": np.stack([program.lower, program.upper]).astype(float).tolist(),
+            "num_chains": self.num_chains,
+        }
+
+
+def _set_up_guide(
+    guide: AutoContinuous, program: Program, args: tuple, kwargs: dict
+) -> dict[str, Transform]:
+    """Run the guide once, outside any transformation; return its parameters' transforms."""
+    if not isinstance(guide, AutoContinuous):
+        raise TypeError(
+            f"`guide` must be a continuous AutoGuide with a density, but is {guide!r}; use for "
+            "instance `AutoRealNVP(model)`."
+        )
+    trace = handlers.trace(handlers.seed(guide, jax.random.key(0))).get_trace(*args, **kwargs)
+    given, expected = set(guide._init_locs), set(program.latents)
+    if given != expected:
+        raise ValueError(
+            f"The guide has latent sites {sorted(given)} but the model has {sorted(expected)}; "
+            "noise of the simulator must be hidden from the guide, for instance with "
+            "`AutoIAFNormal(numpyro.handlers.block(model, hide=[...]))`."
+        )
+    return {
+        name: biject_to(site["kwargs"].get("constraint", constraints.real))
+        for name, site in trace.items()
+        if site["type"] == "param"
+    }
+
+
+def _as_numpyro_optim(optim: Any) -> _NumPyroOptim:
+    if optim is None:
+        return Adam(1e-3)
+    if isinstance(optim, _NumPyroOptim):
+        return optim
+    if not (hasattr(optim, "init") and hasattr(optim, "update")):
+        raise TypeError(
+            f"`optim` must be a NumPyro or optax optimizer, but is {optim!r}; use for instance "
+            "`numpyro.optim.Adam(1e-3)`."
+        )
+    return optax_to_numpyro(optim)
+
+
+def _same(one: Any, other: Any) -> bool:
+    leaves, structure = jax.tree.flatten(one)
+    other_leaves, other_structure = jax.tree.flatten(other)
+    if structure != other_structure:
+        return False
+    pairs = zip(leaves, other_leaves, strict=True)
+    return all(a is b or (np.shape(a) == np.shape(b) and bool(np.all(a == b))) for a, b in pairs)
+
+
+def _failure(history: History) -> Status | None:
+    last = jax.tree.map(lambda leaf: leaf[-1], history.epochs)
+    if np.all(last.nonfinite > 0.5):
+        return Status.NONFINITE
+    if np.all(last.skipped > 0.5) or not np.any(np.isfinite(last.entropy)):
+        return Status.DIVERGED
+    return None
+
+
+def _progress(history: History) -> str:
+    last = jax.tree.map(lambda leaf: leaf[-1], history.epochs)
+    worst = np.abs(last.violation).max()
+    text = f"entropy {np.mean(last.entropy):.3f}, violation {worst:.3f} sd"
+    text += f", converged {int(last.converged.sum())}/{last.converged.size}"
+    if last.nonfinite.max() > 0:
+        text += f", non-finite {last.nonfinite.max():.1%}"
+    return text

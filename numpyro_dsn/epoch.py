@@ -1,0 +1,288 @@
+"""One epoch of the penalty method: steps at fixed multipliers, then measurements on fresh draws."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from numpyro.optim import _NumPyroOptim
+
+from numpyro_dsn.history import Epoch, Trace
+from numpyro_dsn.multipliers import PenaltyMethod, PenaltyState
+from numpyro_dsn.objective import (
+    Particles,
+    active_target,
+    augmented_lagrangian,
+    mean_statistics,
+)
+
+Params = dict[str, Array]
+Draw = Callable[[Array, Params], Particles]
+
+
+class Best(NamedTuple):
+    """The highest-entropy converged epoch so far.
+
+    params
+        Unconstrained parameters of the guide.
+    epoch
+        Its number, shape ``()``; -1 while no epoch has converged.
+    entropy
+        Its entropy in nats, shape ``()``.
+    """
+
+    params: Params
+    epoch: Array
+    entropy: Array
+
+
+class ChainState(NamedTuple):
+    """All that changes during one fit.
+
+    optim_state
+        State of the optimizer, which holds the unconstrained parameters of the guide.
+    dual
+        Dual variables.
+    best
+        Highest-entropy converged epoch.
+    epoch
+        Number of finished epochs, shape ``()``.
+    rng_key
+        Key of the fit; every epoch folds in its number.
+    """
+
+    optim_state: Any
+    dual: PenaltyState
+    best: Best
+    epoch: Array
+    rng_key: Array
+
+
+class Measurement(NamedTuple):
+    """Statistics of ``num_batches`` batches of fresh draws.
+
+    test_means
+        Mean of T over the first share of each batch, shape ``(num_batches, num_constraints)``.
+    means
+        Mean of T over each batch, of the same shape.
+    variances
+        Variance of T in each batch, of the same shape.
+    entropy, kl_to_prior
+        Means over each batch, shape ``(num_batches,)``, in nats.
+    nonfinite
+        Share of draws whose statistics were not finite, shape ``(num_batches,)``.
+    """
+
+    test_means: Array
+    means: Array
+    variances: Array
+    entropy: Array
+    kl_to_prior: Array
+    nonfinite: Array
+
+
+def train(
+    rng_key: Array,
+    optim: _NumPyroOptim,
+    optim_state: Any,
+    loss: Callable[[Array, Params], tuple[Array, Any]],
+    num_steps: int,
+) -> tuple[Any, Any, Array]:
+    """Take a number of optimizer steps, leaving out those whose gradient is not finite.
+
+    Parameters
+    ----------
+    rng_key
+        Key of all steps.
+    optim
+        A NumPyro optimizer.
+    optim_state
+        Its state.
+    loss
+        Function of a key and unconstrained parameters that returns the loss and a record.
+    num_steps
+        Number of steps.
+
+    Returns
+    -------
+    State of the optimizer, the records stacked over steps, and the share of steps left out.
+    """
+
+    def step(state: Any, key: Array) -> tuple[Any, tuple[Any, Array]]:
+        value_and_grad = jax.value_and_grad(lambda params: loss(key, params), has_aux=True)
+        (value, record), gradient = value_and_grad(optim.get_params(state))
+        finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))
+        updated = optim.update(gradient, state, value=value)
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+        return state, (record, ~finite)
+
+    keys = jax.random.split(rng_key, num_steps)
+    optim_state, (records, skipped) = jax.lax.scan(step, optim_state, keys)
+    return optim_state, records, skipped.mean()
+
+
+def measure(
+    rng_key: Array, draw: Draw, params: Params, num_batches: int, test_fraction: float
+) -> Measurement:
+    """Draw batches from a fit and average the statistics in each.
+
+    Parameters
+    ----------
+    rng_key
+        Key of all draws.
+    draw
+        Function of a key and unconstrained parameters that returns a batch of draws.
+    params
+        Unconstrained parameters of the guide.
+    num_batches
+        Number of batches, simulated one after the other.
+    test_fraction
+        Share of each batch that makes a batch of the convergence test.
+    """
+
+    def batch(key: Array) -> Measurement:
+        particles = draw(key, params)
+        size = max(int(test_fraction * particles.log_q.shape[0]), 1)
+        test = Particles(*(leaf[:size] for leaf in particles))
+        mean = mean_statistics(particles)
+        deviations = jnp.where(particles.finite[:, None], particles.statistics - mean, 0.0)
+        return Measurement(
+            test_means=mean_statistics(test),
+            means=mean,
+            variances=mean_statistics(particles._replace(statistics=deviations**2)),
+            entropy=-particles.log_q.mean(),
+            kl_to_prior=(particles.log_q - particles.log_prior).mean(),
+            nonfinite=1 - particles.finite.mean(),
+        )
+
+    return jax.lax.map(batch, jax.random.split(rng_key, num_batches))
+
+
+def violations(means: Array, lower: Array, upper: Array) -> Array:
+    """Return the signed distance of means from the interval that was asked, of the same shape."""
+    return means - jnp.clip(means, lower, upper)
+
+
+def summarize(
+    measured: Measurement,
+    method: PenaltyMethod,
+    penalty: Array,
+    multipliers: Array,
+    skipped: Array,
+    lower: Array,
+    upper: Array,
+) -> Epoch:
+    """Summarize measurements of one fit.
+
+    Parameters
+    ----------
+    measured
+        Batches of fresh draws.
+    method
+        The convergence test.
+    penalty, multipliers
+        c during the epoch and lambda after it.
+    skipped
+        Share of steps left out.
+    lower, upper
+        Bounds on E[T], each of shape ``(num_constraints,)``.
+    """
+    num_batches = measured.entropy.size
+    mean = measured.means.mean(0)
+    variance = measured.variances.mean(0) + measured.means.var(0)
+    scale = jnp.sqrt(jnp.maximum(variance, jnp.finfo(mean.dtype).tiny))
+    p_values = method.p_values(measured.test_means, lower, upper)
+    nonfinite = measured.nonfinite.mean()
+    return Epoch(
+        entropy=measured.entropy.mean(),
+        kl_to_prior=measured.kl_to_prior.mean(),
+        entropy_se=measured.entropy.std() / jnp.sqrt(num_batches),
+        mean=mean,
+        mean_se=measured.means.std(0) / jnp.sqrt(num_batches),
+        scale=scale,
+        violation=violations(mean, lower, upper) / scale,
+        multipliers=multipliers,
+        penalty=penalty,
+        p_value=p_values,
+        converged=method.has_converged(p_values) & (nonfinite < 0.5),
+        nonfinite=nonfinite,
+        skipped=skipped,
+    )
+
+
+def start_chain(
+    rng_key: Array,
+    method: PenaltyMethod,
+    optim: _NumPyroOptim,
+    draw: Draw,
+    params: Params,
+    lower: Array,
+    upper: Array,
+) -> tuple[ChainState, Epoch]:
+    """Return the state of a fit before its first epoch, and measurements of the start."""
+    key = jax.random.fold_in(rng_key, 0)
+    measured = measure(key, draw, params, method.num_batches, method.test_fraction)
+    dual = method.init(violations(measured.means, lower, upper))
+    # Explicit dtypes: weakly typed scalars would make the second epoch compile again.
+    best = Best(params, jnp.full((), -1, int), jnp.full((), -jnp.inf, measured.entropy.dtype))
+    state = ChainState(optim.init(params), dual, best, jnp.zeros((), int), rng_key)
+    no_skip = jnp.zeros(())
+    summary = summarize(measured, method, dual.penalty, dual.multipliers, no_skip, lower, upper)
+    return state, summary._replace(converged=jnp.asarray(False))
+
+
+def penalty_epoch(
+    state: ChainState,
+    method: PenaltyMethod,
+    optim: _NumPyroOptim,
+    draw: Draw,
+    lower: Array,
+    upper: Array,
+    num_steps: int,
+) -> tuple[ChainState, Epoch, Trace]:
+    """Run one epoch of the penalty method.
+
+    Parameters
+    ----------
+    state
+        State of the fit.
+    method
+        Settings of the penalty method.
+    optim
+        A NumPyro optimizer; it starts afresh in every epoch.
+    draw
+        Function of a key and unconstrained parameters that returns a batch of draws.
+    lower, upper
+        Bounds on E[T], each of shape ``(num_constraints,)``.
+    num_steps
+        Number of optimizer steps.
+
+    Returns
+    -------
+    State after the epoch, measurements on fresh draws, and one record for each step.
+    """
+    epoch = state.epoch + 1
+    train_key, measure_key, dual_key = jax.random.split(jax.random.fold_in(state.rng_key, epoch), 3)
+    dual = state.dual
+
+    def loss(key: Array, params: Params) -> tuple[Array, tuple[Array, Array]]:
+        particles = draw(key, params)
+        value = augmented_lagrangian(particles, dual.multipliers, dual.penalty, lower, upper)
+        return value, (-particles.log_q.mean(), mean_statistics(particles))
+
+    # The published method forgets Adam's moments at every epoch.
+    fresh = optim.init(optim.get_params(state.optim_state))
+    optim_state, (entropy, mean), skipped = train(train_key, optim, fresh, loss, num_steps)
+    params = optim.get_params(optim_state)
+    measured = measure(measure_key, draw, params, method.num_batches, method.test_fraction)
+    means = measured.means.mean(0)
+    residual = means - active_target(means, dual.multipliers, dual.penalty, lower, upper)
+    updated = method.update(dual_key, dual, residual, violations(measured.means, lower, upper))
+    summary = summarize(measured, method, dual.penalty, updated.multipliers, skipped, lower, upper)
+    better = summary.converged & (summary.entropy > state.best.entropy)
+    candidate = Best(params, epoch, summary.entropy)
+    best = jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, state.best)
+    steps = Trace((epoch - 1) * num_steps + jnp.arange(num_steps) + 1, entropy, mean)
+    return ChainState(optim_state, updated, best, epoch, state.rng_key), summary, steps

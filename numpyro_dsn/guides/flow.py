@@ -1,0 +1,111 @@
+"""The base of flow guides: a chain of layers that starts at the prior."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from numpyro import handlers
+from numpyro.distributions import constraints
+from numpyro.distributions.transforms import Transform
+from numpyro.infer.autoguide import AutoContinuous
+from numpyro.infer.initialization import init_to_uniform
+
+from numpyro_dsn.guides.density import constrain, unconstrain
+from numpyro_dsn.guides.transforms import ElementwiseAffine
+
+NUM_START_DRAWS = 2000
+
+
+class AutoFlow(AutoContinuous):
+    r"""A normalizing flow on the unconstrained latents that starts at the prior.
+
+    .. math:: u = \mu + \sigma \odot f_L(\dots f_1(\omega)), \qquad \omega \sim N(0, I)
+
+    A subclass gives the layers f; they are the identity at the start, and the last affine layer
+    matches mean and standard deviation of prior draws in unconstrained space.
+
+    Parameters
+    ----------
+    model
+        A NumPyro model. Sites marked with ``simulator()`` are no latents.
+    init_variance
+        Start from an isotropic Gaussian of this variance around the center of the prior instead,
+        in squared units of the latents (the draft's A.1.2). The map to the support is linearized
+        at the center, so the variance should be small against the support.
+    prefix
+        Prefix of all parameter sites.
+    init_loc_fn
+        Where to start if the prior cannot be sampled; the start is then a Gaussian of unit
+        variance in unconstrained space.
+
+    Raises
+    ------
+    ValueError
+        If ``init_variance`` is not positive.
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        *,
+        init_variance: float | None = None,
+        prefix: str = "auto",
+        init_loc_fn: Callable = init_to_uniform,
+    ) -> None:
+        if init_variance is not None and not init_variance > 0:
+            raise ValueError(f"`init_variance` must be > 0, but is {init_variance}.")
+        self.init_variance = init_variance
+        latents_only = handlers.block(model, hide_fn=_is_no_latent)
+        super().__init__(latents_only, prefix=prefix, init_loc_fn=init_loc_fn)
+
+    @abstractmethod
+    def _layers(self) -> list[Transform]:
+        """Return the layers between base distribution and affine layer, the identity at first."""
+
+    def get_base_dist(self) -> dist.Distribution:
+        """Return the standard normal distribution of the latent dimension."""
+        return dist.Normal(jnp.zeros(self.latent_dim), 1.0).to_event(1)
+
+    def _get_posterior(self) -> dist.TransformedDistribution:
+        loc, scale = self._start
+        affine = ElementwiseAffine(
+            numpyro.param(f"{self.prefix}_loc", loc),
+            numpyro.param(f"{self.prefix}_scale", scale, constraint=constraints.softplus_positive),
+        )
+        return dist.TransformedDistribution(self.get_base_dist(), [*self._layers(), affine])
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        super()._setup_prototype(*args, **kwargs)
+        loc, scale = self._match_moments(args, kwargs)
+        if self.init_variance is not None:
+            jacobian = jax.jacfwd(lambda flat: ravel_pytree(constrain(self, flat)[0])[0])(loc)
+            scale = jnp.sqrt(self.init_variance) / jnp.linalg.norm(jacobian, axis=0)
+        self._start = loc, scale
+
+    def _match_moments(self, args: tuple, kwargs: dict) -> tuple[Array, Array]:
+        """Return mean and standard deviation of prior draws in unconstrained space."""
+
+        def prior_draw(key: Array) -> Array:
+            with handlers.block():
+                seeded = handlers.seed(self.model, key)
+                trace = handlers.trace(seeded).get_trace(*args, **kwargs)
+            return unconstrain(self, {name: trace[name]["value"] for name in self._init_locs})[0]
+
+        keys = jax.random.split(jax.random.key(0), NUM_START_DRAWS)
+        try:
+            draws = jax.jit(jax.vmap(prior_draw))(keys)
+        except NotImplementedError:  # an improper prior
+            return self._init_latent, jnp.ones_like(self._init_latent)
+        return draws.mean(0), draws.std(0)
+
+
+def _is_no_latent(site: dict) -> bool:
+    if site["type"] == "deterministic":
+        return True
+    return site["type"] == "sample" and site.get("infer", {}).get("simulator", False)

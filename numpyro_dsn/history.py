@@ -1,0 +1,116 @@
+"""What is recorded while a fit runs."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+RECORDS_PER_EPOCH = 50
+
+
+class Epoch(NamedTuple):
+    """What was measured on fresh draws after an epoch.
+
+    Shapes are those of one fit; the history stacks epochs and chains in front.
+
+    entropy, kl_to_prior
+        Entropy on the constrained space and KL to the prior, in nats, shape ``()``.
+    entropy_se
+        Standard error of both, shape ``()``.
+    mean, mean_se
+        E[T] and its standard error, shape ``(num_constraints,)``.
+    scale
+        Standard deviation of T over the fit, shape ``(num_constraints,)``.
+    violation
+        Distance of E[T] from what was asked, in units of ``scale``, shape ``(num_constraints,)``.
+    multipliers
+        lambda after the epoch, shape ``(num_constraints,)``.
+    penalty
+        c during the epoch, shape ``()``.
+    p_value
+        p-value of "no violation", shape ``(num_constraints,)``.
+    converged
+        Whether the convergence test was passed, shape ``()``.
+    nonfinite
+        Share of draws whose statistics were NaN or infinite, shape ``()``.
+    skipped
+        Share of steps without an update, because the gradient was not finite, shape ``()``.
+    """
+
+    entropy: Array
+    kl_to_prior: Array
+    entropy_se: Array
+    mean: Array
+    mean_se: Array
+    scale: Array
+    violation: Array
+    multipliers: Array
+    penalty: Array
+    p_value: Array
+    converged: Array
+    nonfinite: Array
+    skipped: Array
+
+
+class Trace(NamedTuple):
+    """What was measured on the training draws, averaged over a few steps each.
+
+    step
+        Last step of each average, counted from the start, shape ``(num_records,)``.
+    entropy
+        Entropy in nats, shape ``(num_records,)``.
+    mean
+        E[T], shape ``(num_records, num_constraints)``.
+    """
+
+    step: ArrayLike
+    entropy: ArrayLike
+    mean: ArrayLike
+
+
+class History(NamedTuple):
+    """All epochs so far, epoch 0 being the start; and the trace of the steps between them.
+
+    epochs
+        :class:`Epoch` of arrays with leading axes ``(num_epochs + 1, num_chains)``.
+    trace
+        :class:`Trace` of arrays with leading axes ``(num_records, num_chains)``.
+    """
+
+    epochs: Epoch
+    trace: Trace
+
+
+def start_history(epoch: Epoch) -> History:
+    """Return a history that holds the start alone, given measurements of ``num_chains`` fits."""
+    epoch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], epoch)
+    num_chains, num_constraints = epoch.mean.shape[1:]
+    empty = np.zeros((0, num_chains))
+    return History(epoch, Trace(empty, empty, np.zeros((0, num_chains, num_constraints))))
+
+
+def extend_history(history: History, epoch: Epoch, steps: Trace) -> History:
+    """Return the history with one more epoch.
+
+    Parameters
+    ----------
+    history
+        What was recorded so far.
+    epoch
+        Measurements with a leading axis ``num_chains``.
+    steps
+        One record for each step, with leading axes ``(num_chains, num_steps)``.
+    """
+    num_steps = steps.step.shape[1]
+    blocks = np.array_split(np.arange(num_steps), min(num_steps, RECORDS_PER_EPOCH))
+
+    def average(leaf: Array) -> np.ndarray:
+        by_step = np.swapaxes(np.asarray(leaf), 0, 1)
+        return np.stack([by_step[block].mean(0) for block in blocks])
+
+    last = np.asarray(steps.step)[:, [block[-1] for block in blocks]].T.astype(float)
+    trace = Trace(last, average(steps.entropy), average(steps.mean))
+    epoch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], epoch)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), history, History(epoch, trace))

@@ -1,0 +1,151 @@
+"""How the dual variables move from epoch to epoch: numbers in, numbers out."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import betainc
+
+
+class PenaltyState(NamedTuple):
+    """Dual variables of the penalty method.
+
+    multipliers
+        lambda, shape ``(num_constraints,)``, in nats per unit of T.
+    penalty
+        c, shape ``()``.
+    norms
+        ||R|| of every evaluation batch of the last epoch, shape ``(num_batches,)``.
+    """
+
+    multipliers: Array
+    penalty: Array
+    norms: Array
+
+
+class PenaltyMethod(NamedTuple):
+    r"""The published augmented Lagrangian: fixed epochs, a penalty that grows at random.
+
+    .. math:: \lambda \leftarrow \lambda + c R, \qquad
+              c \leftarrow \beta c \ \text{ with probability } 1 - p
+
+    where p is the p-value of :math:`E\|R_{new}\| > \gamma E\|R_{old}\|`. An epoch has converged
+    when the null hypothesis of no violation is accepted for every statistic; the highest-entropy
+    converged epoch is kept.
+
+    Parameters
+    ----------
+    penalty_init
+        c of the first epoch. The one setting to tune for each problem.
+    growth_factor
+        :math:`\beta`.
+    required_decrease
+        :math:`\gamma`, the ratio by which the violation should fall in an epoch.
+    significance
+        Level of the convergence test, divided by the number of statistics.
+    test_fraction
+        Size of a batch of the convergence test, as a share of ``num_particles``. Smaller batches
+        make a looser test.
+    num_batches
+        Number of fresh batches that measure the violation after an epoch.
+
+    References
+    ----------
+    The draft's A.1.2; Bittner et al. (2021), *eLife* 10:e56265, methods.
+    """
+
+    penalty_init: float = 1e-3
+    growth_factor: float = 4.0
+    required_decrease: float = 0.25
+    significance: float = 0.05
+    test_fraction: float = 1.0
+    num_batches: int = 200
+
+    def init(self, violations: Array) -> PenaltyState:
+        """Return the dual variables before the first epoch.
+
+        Parameters
+        ----------
+        violations
+            Violation R of every batch at the start, shape ``(num_batches, num_constraints)``.
+        """
+        return PenaltyState(
+            multipliers=jnp.zeros_like(violations[0]),
+            penalty=jnp.asarray(self.penalty_init, violations.dtype),
+            norms=jnp.linalg.norm(violations, axis=-1),
+        )
+
+    def update(
+        self, rng_key: Array, state: PenaltyState, residual: Array, violations: Array
+    ) -> PenaltyState:
+        """Return the dual variables of the next epoch.
+
+        Parameters
+        ----------
+        rng_key
+            Key of the random growth of the penalty.
+        state
+            Dual variables of the epoch that ended.
+        residual
+            E[T] minus the active target over all batches, shape ``(num_constraints,)``.
+        violations
+            Violation R of every batch, shape ``(num_batches, num_constraints)``.
+        """
+        norms = jnp.linalg.norm(violations, axis=-1)
+        p_value = growth_p_value(norms, self.required_decrease * state.norms)
+        grows = jax.random.uniform(rng_key) < 1 - p_value
+        return PenaltyState(
+            multipliers=state.multipliers + state.penalty * residual,
+            penalty=jnp.where(grows, self.growth_factor * state.penalty, state.penalty),
+            norms=norms,
+        )
+
+    def p_values(self, means: Array, lower: Array, upper: Array) -> Array:
+        r"""Return the p-value of "no violation" for each statistic.
+
+        .. math:: p_j = 2 \min\{P(\bar T_j > l_j),\, P(\bar T_j < u_j)\}
+
+        Parameters
+        ----------
+        means
+            Mean of T in every batch, shape ``(num_batches, num_constraints)``.
+        lower, upper
+            Bounds on E[T], each of shape ``(num_constraints,)``.
+
+        Returns
+        -------
+        p-values, shape ``(num_constraints,)``.
+        """
+        above = jnp.mean(means > lower, axis=0)
+        below = jnp.mean(means < upper, axis=0)
+        return jnp.minimum(2 * jnp.minimum(above, below), 1.0)
+
+    def has_converged(self, p_values: Array) -> Array:
+        """Whether "no violation" is accepted for every statistic, with Bonferroni's correction."""
+        return jnp.all(p_values > self.significance / p_values.size)
+
+
+def growth_p_value(new: Array, old: Array) -> Array:
+    """Return the p-value of "the mean of ``new`` exceeds that of ``old``" by Welch's t-test.
+
+    One where the mean of ``new`` is the smaller one: the penalty then never grows.
+
+    Parameters
+    ----------
+    new, old
+        Two samples, each of shape ``(num_batches,)``.
+
+    Returns
+    -------
+    p-value, shape ``()``.
+    """
+    new_error = jnp.var(new, ddof=1) / new.size
+    old_error = jnp.var(old, ddof=1) / old.size
+    tiny = jnp.finfo(new.dtype).tiny
+    t = (jnp.mean(new) - jnp.mean(old)) / jnp.sqrt(jnp.maximum(new_error + old_error, tiny))
+    # Shares of the summed variance, so that small variances do not underflow when squared.
+    share = new_error / jnp.maximum(new_error + old_error, tiny)
+    degrees = 1 / (share**2 / (new.size - 1) + (1 - share) ** 2 / (old.size - 1))
+    tail = 0.5 * betainc(0.5 * degrees, 0.5, degrees / (degrees + t**2))
+    return jnp.where(t > 0, tail, 1.0)

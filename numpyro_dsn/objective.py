@@ -1,0 +1,239 @@
+"""The maximum-entropy loss: draws from a guide, and the augmented Lagrangian of their mean."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from numpyro import handlers
+from numpyro.infer import ELBO
+
+from numpyro_dsn.constraints import Constraint
+from numpyro_dsn.primitives import stated_behaviors
+from numpyro_dsn.program import Model, simulate, stated_bounds
+
+
+class Particles(NamedTuple):
+    """Draws from a guide with one simulation each.
+
+    log_q, log_prior
+        Log densities of the draws on the constrained space, shape ``(num_particles,)``, in nats.
+    statistics
+        T, shape ``(num_particles, num_constraints)``, zero where it was NaN or infinite.
+    finite
+        Whether all of T was finite, shape ``(num_particles,)``.
+    """
+
+    log_q: Array
+    log_prior: Array
+    statistics: Array
+    finite: Array
+
+
+def draw_particles(
+    rng_key: Array,
+    params: dict[str, Array],
+    model: Model,
+    guide: Callable,
+    constraints: Mapping[str, Constraint] | None,
+    num_particles: int,
+    args: tuple,
+    kwargs: dict,
+) -> Particles:
+    """Draw from a guide and run the circuit once at each draw, with fresh noise.
+
+    Parameters
+    ----------
+    rng_key
+        Key of the draws and of all noise.
+    params
+        Parameters of the guide.
+    model
+        Model with its behavior.
+    guide
+        A NumPyro guide.
+    constraints
+        Constraints by site name; those stated in the model when ``None``.
+    num_particles
+        Number of draws.
+    args, kwargs
+        Arguments of model and guide.
+
+    Returns
+    -------
+    The draws' densities and statistics.
+    """
+
+    def draw(key: Array) -> Particles:
+        guide_key, simulator_key = jax.random.split(key)
+        seeded = handlers.seed(handlers.substitute(guide, data=params), guide_key)
+        trace = handlers.trace(seeded).get_trace(*args, **kwargs)
+        latents, log_q = latents_and_log_density(trace)
+        gated = jax.tree.map(_gate, latents)
+        simulation = simulate(simulator_key, model, gated, constraints, args, kwargs)
+        finite = jnp.all(jnp.isfinite(simulation.statistics))
+        statistics = jnp.where(finite, simulation.statistics, 0.0)
+        return Particles(log_q, simulation.log_prior, statistics, finite)
+
+    return jax.vmap(draw)(jax.random.split(rng_key, num_particles))
+
+
+def mean_statistics(particles: Particles) -> Array:
+    """Return the mean of T over the finite draws, shape ``(num_constraints,)``."""
+    return particles.statistics.sum(0) / jnp.maximum(particles.finite.sum(), 1)
+
+
+def active_target(
+    mean: Array, multipliers: Array, penalty: Array, lower: Array, upper: Array
+) -> Array:
+    r"""Return the point of the interval that the mean is pulled to.
+
+    .. math:: s = \mathrm{clip}(E[T] + \lambda / c,\; l,\; u)
+
+    For an equality it is the target. For an inequality it is the slack that minimizes the
+    augmented Lagrangian: then :math:`\lambda + c (E[T] - s)` is complementary by itself.
+
+    Parameters
+    ----------
+    mean, multipliers, lower, upper
+        E[T], multipliers and bounds, each of shape ``(num_constraints,)``.
+    penalty
+        c, shape ``()`` or ``(num_constraints,)``; zero is allowed.
+
+    Returns
+    -------
+    s, shape ``(num_constraints,)``.
+
+    References
+    ----------
+    Nocedal and Wright, *Numerical Optimization*, 2nd ed., section 17.4.
+    """
+    tiny = jnp.finfo(mean.dtype).tiny
+    return jnp.clip(mean + multipliers / jnp.maximum(penalty, tiny), lower, upper)
+
+
+def augmented_lagrangian(
+    particles: Particles, multipliers: Array, penalty: Array, lower: Array, upper: Array
+) -> Array:
+    r"""Return the augmented Lagrangian, whose gradient has no bias from the squared mean.
+
+    .. math:: L = KL(q \| p) + \lambda^\top R + \tfrac{c}{2} \|R\|^2, \qquad
+              \|R\|^2 \approx \frac{1}{n (n - 1)} \sum_{i \ne j} r_i^\top r_j
+
+    The square of a mean is estimated by all pairs of different draws. The plain square would add
+    tr Cov(T) / n, which shrinks the variance of T and so works against the entropy.
+
+    Parameters
+    ----------
+    particles
+        Draws with their statistics.
+    multipliers, lower, upper
+        Multipliers and bounds on E[T], each of shape ``(num_constraints,)``.
+    penalty
+        c, shape ``()``.
+
+    Returns
+    -------
+    L in nats, shape ``()``.
+
+    References
+    ----------
+    The draft's eq. 7, with KL to the prior in place of minus the entropy.
+    """
+    kl_to_prior = jnp.mean(particles.log_q - particles.log_prior)
+    mean = mean_statistics(particles)
+    target = active_target(mean, multipliers, penalty, lower, upper)
+    target = jax.lax.stop_gradient(target)
+    residuals = jnp.where(particles.finite[:, None], particles.statistics - target, 0.0)
+    count = particles.finite.sum()
+    violation = residuals.sum(0) / jnp.maximum(count, 1)
+    pairs = residuals.sum(0) ** 2 - (residuals**2).sum(0)
+    square = jnp.sum(pairs) / jnp.maximum(count * (count - 1), 1)
+    return kl_to_prior + jnp.dot(multipliers, violation) + 0.5 * penalty * square
+
+
+class MaxEntropyELBO(ELBO):
+    r"""Maximum entropy under constraints on mean statistics, at fixed multipliers.
+
+    .. math:: L = KL(q \| p) + \lambda^\top (E[T] - \mu) + \tfrac{c}{2} \|E[T] - \mu\|^2
+
+    A loss for ``numpyro.infer.SVI``. Unlike ``Trace_ELBO`` it gives sites marked with
+    ``simulator()`` no log density, because they are noise and not latent.
+
+    Parameters
+    ----------
+    multipliers
+        :math:`\lambda`, shape ``(num_constraints,)``, in nats per unit of T.
+    penalty
+        c, in nats per squared unit of T.
+    constraints
+        Constraints by site name; those stated in the model by default.
+    num_particles
+        Number of draws, each with one simulation.
+    """
+
+    def __init__(
+        self,
+        multipliers: Array,
+        penalty: Array | float = 0.0,
+        constraints: Mapping[str, Constraint] | None = None,
+        num_particles: int = 500,
+    ) -> None:
+        super().__init__(num_particles=num_particles)
+        self.multipliers = jnp.asarray(multipliers)
+        self.penalty = jnp.asarray(penalty)
+        self.constraints = constraints
+
+    def loss(
+        self,
+        rng_key: Array,
+        param_map: dict[str, Array],
+        model: Model,
+        guide: Callable,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Array:
+        """Return the augmented Lagrangian in nats, shape ``()``."""
+        model = handlers.substitute(model, data=param_map)
+        particles = draw_particles(
+            rng_key, param_map, model, guide, self.constraints, self.num_particles, args, kwargs
+        )
+        constraints = self.constraints
+        if constraints is None:
+            seeded = handlers.seed(model, rng_key)
+            constraints = stated_behaviors(handlers.trace(seeded).get_trace(*args, **kwargs))
+        lower, upper = stated_bounds(constraints)
+        return augmented_lagrangian(particles, self.multipliers, self.penalty, lower, upper)
+
+
+def latents_and_log_density(trace: dict[str, dict]) -> tuple[dict[str, Array], Array]:
+    """Return the latents of a guide's trace and log q, without any inverse of the flow."""
+    latents, log_q = {}, jnp.zeros(())
+    for name, site in trace.items():
+        if site["type"] != "sample":
+            continue
+        if site["intermediates"]:
+            log_prob = site["fn"].log_prob(site["value"], site["intermediates"])
+        else:
+            log_prob = site["fn"].log_prob(site["value"])
+        log_q += jnp.sum(log_prob)
+        if not site["infer"].get("is_auxiliary", False):
+            latents[name] = site["value"]
+    return latents, log_q
+
+
+@jax.custom_vjp
+def _gate(latent: Array) -> Array:
+    """Pass a latent into the simulator, and a gradient back only where it is finite.
+
+    A NaN inside a simulator reaches its inputs as NaN, even if the NaN statistic was masked.
+    """
+    return latent
+
+
+def _gate_backward(_: None, gradient: Array) -> tuple[Array]:
+    return (jnp.where(jnp.all(jnp.isfinite(gradient)), gradient, 0.0),)
+
+
+_gate.defvjp(lambda latent: (latent, None), _gate_backward)

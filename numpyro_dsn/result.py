@@ -1,0 +1,332 @@
+"""What a run returns: draws, densities, predictions and a summary of the fit."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpyro import handlers
+from numpyro.infer.autoguide import AutoContinuous
+
+from numpyro_dsn.guides import log_prob
+from numpyro_dsn.history import Epoch, History
+from numpyro_dsn.objective import latents_and_log_density
+from numpyro_dsn.persistence import save_arrays
+from numpyro_dsn.program import Program, draw_prior, simulate
+from numpyro_dsn.status import Status
+from numpyro_dsn.summary import format_summary
+
+if TYPE_CHECKING:
+    import arviz
+
+BATCH_SIZE = 1000
+Sites = dict[str, Array]
+
+
+class Fit(NamedTuple):
+    """What was fitted: the program, the guide that was set up, and the model's arguments."""
+
+    program: Program
+    guide: AutoContinuous
+    args: tuple
+    kwargs: dict
+
+
+@dataclass(frozen=True, eq=False)
+class DSNResult:
+    """A fitted distribution over circuits.
+
+    Parameters
+    ----------
+    fit
+        Program, guide and arguments of the model.
+    params
+        Parameters of the guide; arrays have a leading axis ``num_chains``.
+    state
+        State to continue from.
+    status
+        How the run ended.
+    epochs
+        The epoch that each chain's parameters come from, shape ``(num_chains,)``.
+    chain
+        The chain that the result holds: the highest-entropy converged one or, when none has
+        converged, the one that is closest to what was asked.
+    fingerprint
+        What a saved file belongs to.
+    """
+
+    fit: Fit
+    params: dict[str, Array]
+    state: Any
+    status: Status
+    epochs: np.ndarray
+    chain: int
+    fingerprint: dict[str, Any]
+
+    @property
+    def history(self) -> History:
+        """Measurements after every epoch and records of the steps between, for all chains."""
+        return self.state.history
+
+    @property
+    def measured(self) -> Epoch:
+        """Measurements of the fit that the result holds."""
+        index = (int(self.epochs[self.chain]), self.chain)
+        return Epoch(*(leaf[index] for leaf in self.history.epochs))
+
+    @property
+    def entropy(self) -> float:
+        """Entropy of the fit on the constrained space, in nats."""
+        return float(self.measured.entropy)
+
+    @property
+    def kl_to_prior(self) -> float:
+        """KL divergence of the fit to the prior, in nats; minus the objective."""
+        return float(self.measured.kl_to_prior)
+
+    @property
+    def multipliers(self) -> dict[str, float]:
+        r"""Lagrange multipliers :math:`\lambda` by label, in nats per unit of T.
+
+        At the optimum the density is the prior times :math:`\exp(-\lambda^\top T)`.
+        """
+        values = self.measured.multipliers.tolist()
+        return dict(zip(self.fit.program.labels, values, strict=True))
+
+    def sample(self, rng_key: Array, num_samples: int = 1000) -> Sites:
+        """Draw circuits from the fit and simulate each once, with fresh noise.
+
+        Parameters
+        ----------
+        rng_key
+            Key of the draws and the noise.
+        num_samples
+            Number of draws.
+
+        Returns
+        -------
+        Value of every sample and deterministic site, with a leading axis ``num_samples``.
+        """
+        keys = jax.random.split(rng_key, num_samples)
+        return self._sample(self._chain_params(self.chain), keys)[0]
+
+    def get_samples(self, group_by_chain: bool = False) -> Sites:
+        """Return 1000 draws, the same at every call.
+
+        Parameters
+        ----------
+        group_by_chain
+            Whether to draw from every chain, with leading axes ``(num_chains, 1000)``. Otherwise
+            draws are from the fit that the result holds, with one leading axis.
+
+        Returns
+        -------
+        Value of every sample and deterministic site.
+        """
+        if not group_by_chain:
+            return self.sample(jax.random.key(0))
+        draws = [self.draw_chain(jax.random.key(0), i, 1000)[0] for i in range(len(self.epochs))]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *draws)
+
+    def draw_chain(
+        self, rng_key: Array, chain: int, num_samples: int
+    ) -> tuple[Sites, dict[str, Array]]:
+        """Draw from one chain.
+
+        Parameters
+        ----------
+        rng_key
+            Key of the draws and the noise.
+        chain
+            Number of the chain.
+        num_samples
+            Number of draws.
+
+        Returns
+        -------
+        Value of every sample and deterministic site, and ``log_q`` and ``log_prior`` in nats;
+        all with a leading axis ``num_samples``.
+        """
+        keys = jax.random.split(rng_key, num_samples)
+        return self._sample(self._chain_params(chain), keys)
+
+    def draw_prior(self, rng_key: Array, num_samples: int) -> Sites:
+        """Draw circuits from the prior and simulate each once.
+
+        Returns
+        -------
+        Value of every sample and deterministic site, with a leading axis ``num_samples``.
+        """
+        draw_key, noise_key = jax.random.split(rng_key)
+        fit = self.fit
+        latents = draw_prior(draw_key, fit.program, num_samples, fit.args, fit.kwargs)
+        keys = jax.random.split(noise_key, num_samples)
+        return self._simulate(fit.args, fit.kwargs)(keys, latents)
+
+    def log_prob(self, values: Sites) -> Array:
+        """Return the log density of the fit on the constrained space.
+
+        Parameters
+        ----------
+        values
+            Value of every latent site, with any leading axes; other sites are ignored.
+
+        Returns
+        -------
+        log q(z) in nats, of the shape of the leading axes; minus infinity off the support.
+
+        Raises
+        ------
+        ValueError
+            If a latent site is missing, or leading axes differ.
+        NotImplementedError
+            If the guide's flow has no inverse.
+        """
+        latents, batch_shape = self._require_latents(values)
+        return self._log_prob(latents).reshape(batch_shape)
+
+    def predictive(
+        self,
+        rng_key: Array,
+        *args: Any,
+        num_samples: int = 1000,
+        values: Sites | None = None,
+        **kwargs: Any,
+    ) -> Sites:
+        """Simulate circuits of the fit, under the fit's or under other conditions.
+
+        Parameters
+        ----------
+        rng_key
+            Key of the draws and the noise.
+        args, kwargs
+            Arguments of the model; those of the fit when none are given.
+        num_samples
+            Number of draws, without ``values``.
+        values
+            Circuits to simulate: value of every latent site, with any leading axes.
+
+        Returns
+        -------
+        Value of every sample and deterministic site.
+        """
+        draw_key, noise_key = jax.random.split(rng_key)
+        if not args and not kwargs:
+            args, kwargs = self.fit.args, self.fit.kwargs
+        latents, shape = self._require_latents(
+            self.sample(draw_key, num_samples) if values is None else values
+        )
+        keys = jax.random.split(noise_key, int(np.prod(shape)))
+        sites = self._simulate(args, kwargs)(keys, latents)
+        return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), sites)
+
+    def print_summary(self) -> None:
+        """Print what was asked, what was achieved, multipliers, entropy and status."""
+        print(format_summary(self))  # noqa: T201 - as MCMC.print_summary does
+
+    def to_inference_data(
+        self,
+        rng_key: Array | None = None,
+        num_samples: int = 1000,
+        coords: dict[str, Any] | None = None,
+        dims: dict[str, list[str]] | None = None,
+    ) -> "arviz.InferenceData":
+        """Return draws, measurements and targets as ArviZ data.
+
+        Parameters
+        ----------
+        rng_key
+            Key of the draws; ``jax.random.key(0)`` by default.
+        num_samples
+            Number of draws from every chain.
+        coords
+            Coordinate values by dimension.
+        dims
+            Dimension names by site, beside those of the model's plates.
+
+        Returns
+        -------
+        ``InferenceData`` (ArviZ 0.x) or ``xarray.DataTree`` (ArviZ 1.x).
+        """
+        from numpyro_dsn.inference_data import from_result
+
+        key = jax.random.key(0) if rng_key is None else rng_key
+        return from_result(self, key, num_samples, coords or {}, dims or {})
+
+    def save(self, path: str | Path) -> None:
+        """Write the fit to an ``.npz`` file; ``DSN(...).load(path)`` reads it."""
+        code = np.asarray(list(Status).index(self.status))
+        save_arrays(path, (self.state, code), self.fingerprint)
+
+    def _chain_params(self, chain: int) -> dict[str, Array]:
+        return jax.tree.map(lambda leaf: leaf[chain], self.params)
+
+    def _require_latents(self, values: Sites) -> tuple[Sites, tuple[int, ...]]:
+        """Return latents with one leading axis, and the shape of the leading axes."""
+        latents, shapes = {}, {}
+        for name, site in self.fit.program.latents.items():
+            if name not in values:
+                raise ValueError(
+                    f"Site '{name}' is missing; give a value for every latent site, "
+                    f"{sorted(self.fit.program.latents)}."
+                )
+            value, event_shape = jnp.asarray(values[name]), jnp.shape(site["value"])
+            shapes[name] = value.shape[: value.ndim - len(event_shape)]
+            if value.shape[len(shapes[name]) :] != event_shape:
+                raise ValueError(
+                    f"Site '{name}' has shape {value.shape}; it must end in {event_shape}."
+                )
+            latents[name] = value.reshape((-1, *event_shape))
+        if len(set(shapes.values())) > 1:
+            raise ValueError(f"Leading axes of the sites differ: {shapes}; they must be the same.")
+        return latents, next(iter(shapes.values()))
+
+    @cached_property
+    def _sample(self) -> Any:
+        program, guide, args, kwargs = self.fit
+
+        @jax.jit
+        def sample(params: dict[str, Array], keys: Array) -> tuple[Sites, dict[str, Array]]:
+            def draw(key: Array) -> tuple[Sites, dict[str, Array]]:
+                guide_key, simulator_key = jax.random.split(key)
+                seeded = handlers.seed(handlers.substitute(guide, data=params), guide_key)
+                latents, log_q = latents_and_log_density(
+                    handlers.trace(seeded).get_trace(*args, **kwargs)
+                )
+                run = simulate(
+                    simulator_key, program.model, latents, program.constraints, args, kwargs
+                )
+                return run.sites, {"log_q": log_q, "log_prior": run.log_prior}
+
+            return jax.lax.map(draw, keys, batch_size=BATCH_SIZE)
+
+        return sample
+
+    @cached_property
+    def _log_prob(self) -> Any:
+        params, (program, guide, _, _) = self._chain_params(self.chain), self.fit
+
+        def density(latents: Sites) -> Array:
+            inside = [
+                jnp.all(program.latents[name]["fn"].support(value))
+                for name, value in latents.items()
+            ]
+            value = log_prob(guide, params, latents)
+            return jnp.where(jnp.all(jnp.stack(inside)), value, -jnp.inf)
+
+        return jax.jit(jax.vmap(density))
+
+    def _simulate(self, args: tuple, kwargs: dict) -> Any:
+        program = self.fit.program
+
+        def run(key_and_latents: tuple[Array, Sites]) -> Sites:
+            key, latents = key_and_latents
+            constraints = program.constraints
+            return simulate(key, program.model, latents, constraints, args, kwargs).sites
+
+        batched = jax.jit(lambda pair: jax.lax.map(run, pair, batch_size=BATCH_SIZE))
+        return lambda keys, latents: batched((keys, latents))

@@ -1,0 +1,41 @@
+"""How a run ended, in sentences for the user, and the package's warning category."""
+
+import sys
+import warnings
+from enum import Enum
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parent)
+
+
+class Status(Enum):
+    """Outcome of a run; the value is what it means."""
+
+    CONVERGED = "The constraints are met."
+    NOT_CONVERGED = (
+        "The constraints are not met yet; continue with `init_state=result.state`, or change the "
+        "multipliers' settings."
+    )
+    INTERRUPTED = (
+        "The run was interrupted; the result holds the last finished epoch. Continue with "
+        "`init_state=result.state`."
+    )
+    NONFINITE = (
+        "More than half of the draws give a statistic that is NaN or infinite; guard the "
+        "statistic, or bound the prior to where the simulator is stable."
+    )
+    DIVERGED = (
+        "The parameters of the flow became NaN; lower the learning rate or the initial penalty."
+    )
+
+
+class DSNWarning(UserWarning):
+    """Something about a model or a fit that the user should know and that is no error."""
+
+
+def warn(message: str) -> None:
+    """Warn at the caller's own line, outside this package."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, DSNWarning, stacklevel=level - 1)

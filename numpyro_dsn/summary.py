@@ -1,0 +1,58 @@
+"""The printed table of a fit."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpyro_dsn.result import DSNResult
+
+
+def format_summary(result: "DSNResult") -> str:
+    """Return a table of statistics and a few lines about the fit.
+
+    Parameters
+    ----------
+    result
+        The fit.
+
+    Returns
+    -------
+    Lines of at most 100 characters.
+    """
+    program, measured = result.fit.program, result.measured
+    rows = [("statistic", "target", "achieved", "std. error", "violation/sd", "multiplier")]
+    for index, label in enumerate(program.labels):
+        row = (
+            label,
+            _target(float(program.lower[index]), float(program.upper[index])),
+            f"{measured.mean[index]:.5g}",
+            f"{measured.mean_se[index]:.2g}",
+            f"{measured.violation[index]:+.3f}",
+            f"{measured.multipliers[index]:.4g}",
+        )
+        rows.append(row)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    epoch, num_chains = int(result.epochs[result.chain]), len(result.epochs)
+    lines.append("")
+    lines.append(f"entropy {measured.entropy:.4f} +- {measured.entropy_se:.4f} nats")
+    lines.append(f"KL to prior {measured.kl_to_prior:.4f} nats")
+    lines.append(f"chain {result.chain} of {num_chains}, epoch {epoch}")
+    if measured.nonfinite > 0:
+        lines.append(f"{measured.nonfinite:.2%} of draws have NaN or infinite statistics, left out")
+    if measured.skipped > 0:
+        lines.append(f"{measured.skipped:.2%} of steps left out: their gradient was not finite")
+    lines.append(f"{result.status.name}: {result.status.value}")
+    return "\n".join(lines)
+
+
+def _target(lower: float, upper: float) -> str:
+    if lower == upper:
+        return f"{lower:.5g}"
+    if np.isinf(upper):
+        return f">= {lower:.5g}"
+    return f"<= {upper:.5g}" if np.isinf(lower) else f"[{lower:.5g}, {upper:.5g}]"
