@@ -1,4 +1,4 @@
-"""Degenerate solution networks for NumPyro: which parameters of a circuit produce a behavior?"""
+"""Degenerate solution networks: which parameters of a circuit produce a behavior."""
 
 from numpyro_dsn.dsn import DSN, DSNState
 from numpyro_dsn.multipliers import PenaltyMethod

@@ -353,7 +353,9 @@ def _require_static_support(latents: dict[str, dict], other: dict[str, dict]) ->
                 f"Site '{name}' changes with the values of other sites; every run of the model "
                 "must have the same latent sites and shapes."
             )
-        if again["fn"].support != site["fn"].support:
+        # `==` of two constraints asks whether their bounds are the same objects.
+        bounds, other_bounds = (jax.tree.leaves(run["fn"].support) for run in (site, again))
+        if not all(map(jnp.array_equal, bounds, other_bounds)):
             raise ValueError(
                 f"The support of site '{name}' depends on other sites; draw it on a fixed support "
                 "and transform it with `numpyro.deterministic`."

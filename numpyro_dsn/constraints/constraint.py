@@ -53,4 +53,8 @@ def require_finite(name: str, field: str, given: ArrayLike, remedy: str) -> None
 def element_labels(kind: str, name: str, shape: tuple[int, ...]) -> list[str]:
     """Return ``kind[name]`` for a scalar, ``kind[name[i,j]]`` for each element of an array."""
     indices = itertools.product(*(range(size) for size in shape))
-    return [f"{kind}[{name}{list(index) if index else ''}]".replace(" ", "") for index in indices]
+    return [f"{kind}[{name}{_subscript(index)}]" for index in indices]
+
+
+def _subscript(index: tuple[int, ...]) -> str:
+    return f"[{','.join(map(str, index))}]" if index else ""

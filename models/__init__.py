@@ -1,0 +1,1 @@
+"""The paper's circuits; each module runs as ``python -m models.<name>``."""
