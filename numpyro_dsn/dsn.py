@@ -13,14 +13,17 @@ from numpyro import handlers
 from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import Transform
 from numpyro.infer.autoguide import AutoContinuous
+from numpyro.infer.initialization import init_to_uniform
 from numpyro.infer.util import transform_fn
 from numpyro.optim import Adam, _NumPyroOptim, optax_to_numpyro
 from tqdm.auto import trange
 
 from numpyro_dsn.epoch import ChainState, Params, penalty_epoch, start_chain
+from numpyro_dsn.flow import build_flow, prior_sampler
 from numpyro_dsn.guides import AutoRealNVP
 from numpyro_dsn.history import History, extend_history, start_history
-from numpyro_dsn.multipliers import PenaltyMethod
+from numpyro_dsn.multipliers import DualNewton, PenaltyMethod
+from numpyro_dsn.newton import newton_epoch, start_newton
 from numpyro_dsn.objective import Particles, draw_particles
 from numpyro_dsn.persistence import load_arrays
 from numpyro_dsn.program import Behavior, Model, Program, read
@@ -84,10 +87,10 @@ class DSN:
         behavior: Behavior | None = None,
         guide: AutoContinuous | None = None,
         optim: Any = None,
-        multipliers: PenaltyMethod = PenaltyMethod(),  # noqa: B008 - immutable
+        multipliers: PenaltyMethod | DualNewton = DualNewton(),  # noqa: B008 - immutable
         *,
         num_particles: int = 500,
-        num_steps: int = 1000,
+        num_steps: int = 500,
         num_chains: int = 1,
     ) -> None:
         for name, value, least in (
@@ -100,7 +103,7 @@ class DSN:
         self.model = model
         self.behavior = behavior
         self.guide = guide
-        self.optim = _as_numpyro_optim(optim)
+        self.optim = _as_numpyro_optim(optim, multipliers)
         self.multipliers = multipliers
         self.num_particles = num_particles
         self.num_steps = num_steps
@@ -182,8 +185,7 @@ class DSN:
 
     def get_params(self, state: DSNState) -> Params:
         """Return the guide's current parameters; arrays have a leading axis ``num_chains``."""
-        optim_state = state.chains.optim_state
-        return jax.vmap(lambda s: self._constrain(self.optim.get_params(s)))(optim_state)
+        return jax.vmap(self._constrain)(state.chains.params)
 
     def load(self, path: str | Path, *args: Any, **kwargs: Any) -> DSNResult:
         """Load a result saved by a DSN of the same model, behavior, guide and settings.
@@ -243,12 +245,25 @@ class DSN:
             )
 
         method, optim, bounds = self.multipliers, self.optim, (program.lower, program.upper)
+        if isinstance(method, DualNewton):
+            flow = build_flow(program, guide, self._constrain, method.num_replicates, args, kwargs)
+            prior = prior_sampler(program, guide, args, kwargs)
+            sizes = self.num_particles, self.num_steps
 
-        def start(rng_key: Array) -> Any:
-            return start_chain(rng_key, method, optim, draw, init_params(rng_key), *bounds)
+            def start(rng_key: Array) -> Any:
+                params = init_params(rng_key)
+                return start_newton(rng_key, method, optim, flow, params, prior, *bounds)
 
-        def epoch(chain: ChainState) -> Any:
-            return penalty_epoch(chain, method, optim, draw, *bounds, self.num_steps)
+            def epoch(chain: ChainState) -> Any:
+                return newton_epoch(chain, method, optim, flow, *bounds, *sizes)
+
+        else:
+
+            def start(rng_key: Array) -> Any:
+                return start_chain(rng_key, method, optim, draw, init_params(rng_key), *bounds)
+
+            def epoch(chain: ChainState) -> Any:
+                return penalty_epoch(chain, method, optim, draw, *bounds, self.num_steps)
 
         self._start = jax.jit(jax.vmap(start))
         self._epoch = jax.jit(jax.vmap(epoch))
@@ -258,16 +273,15 @@ class DSN:
     def _result(self, state: DSNState, failure: Status | None) -> DSNResult:
         chains, epochs = state.chains, state.history.epochs
         converged = np.asarray(chains.best.epoch) >= 0
-        current = jax.vmap(self.optim.get_params)(chains.optim_state)
 
         def choose(best: Array, last: Array) -> Array:
             return jnp.where(converged.reshape((-1,) + (1,) * (best.ndim - 1)), best, last)
 
-        params = jax.vmap(self._constrain)(jax.tree.map(choose, chains.best.params, current))
+        params = jax.vmap(self._constrain)(jax.tree.map(choose, chains.best.params, chains.params))
         held = np.where(converged, chains.best.epoch, chains.epoch)
         # Converged fits first, by entropy; then those that are closest to what was asked.
         worst = np.abs(epochs.violation[-1]).max(-1)
-        order = np.where(converged, chains.best.entropy, -1e9 - np.nan_to_num(worst, nan=1e9))
+        order = np.where(converged, chains.best.score, -1e9 - np.nan_to_num(worst, nan=1e9))
         status = Status.CONVERGED if converged.any() else Status.NOT_CONVERGED
         status = failure or status
         if status is not Status.CONVERGED:
@@ -302,14 +316,15 @@ def _set_up_guide(
             f"`guide` must be a continuous AutoGuide with a density, but is {guide!r}; use for "
             "instance `AutoRealNVP(model)`."
         )
-    trace = handlers.trace(handlers.seed(guide, jax.random.key(0))).get_trace(*args, **kwargs)
-    given, expected = set(guide._init_locs), set(program.latents)
+    # Before the guide runs, which has a less helpful message for discrete noise.
+    given, expected = _sample_sites(guide.model, args, kwargs), set(program.latents)
     if given != expected:
         raise ValueError(
             f"The guide has latent sites {sorted(given)} but the model has {sorted(expected)}; "
             "noise of the simulator must be hidden from the guide, for instance with "
             "`AutoIAFNormal(numpyro.handlers.block(model, hide=[...]))`."
         )
+    trace = handlers.trace(handlers.seed(guide, jax.random.key(0))).get_trace(*args, **kwargs)
     return {
         name: biject_to(site["kwargs"].get("constraint", constraints.real))
         for name, site in trace.items()
@@ -317,12 +332,28 @@ def _set_up_guide(
     }
 
 
-def _as_numpyro_optim(optim: Any) -> _NumPyroOptim:
+def _sample_sites(model: Model, args: tuple, kwargs: dict) -> set[str]:
+    """Return the names of a model's sample sites; nothing is computed."""
+    names: set[str] = set()
+
+    def run(rng_key: Array) -> None:
+        seeded = handlers.seed(model, rng_key)
+        started = handlers.substitute(seeded, substitute_fn=init_to_uniform)
+        trace = handlers.trace(started).get_trace(*args, **kwargs)
+        names.update(name for name, site in trace.items() if site["type"] == "sample")
+
+    jax.eval_shape(run, jax.random.key(0))
+    return names
+
+
+def _as_numpyro_optim(optim: Any, method: PenaltyMethod | DualNewton) -> _NumPyroOptim:
+    if optim is None and isinstance(method, DualNewton):
+        return Adam(lambda step: 2e-3 / (1 + step / 2000))
     if optim is None:
         return Adam(1e-3)
     if isinstance(optim, _NumPyroOptim):
         return optim
-    if not (hasattr(optim, "init") and hasattr(optim, "update")):
+    if isinstance(optim, type) or not (hasattr(optim, "init") and hasattr(optim, "update")):
         raise TypeError(
             f"`optim` must be a NumPyro or optax optimizer, but is {optim!r}; use for instance "
             "`numpyro.optim.Adam(1e-3)`."

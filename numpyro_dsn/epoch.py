@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from numpyro.optim import _NumPyroOptim
 
 from numpyro_dsn.history import Epoch, Trace
-from numpyro_dsn.multipliers import PenaltyMethod, PenaltyState
+from numpyro_dsn.multipliers import NewtonState, PenaltyMethod, PenaltyState
 from numpyro_dsn.objective import (
     Particles,
     active_target,
@@ -23,19 +23,19 @@ Draw = Callable[[Array, Params], Particles]
 
 
 class Best(NamedTuple):
-    """The highest-entropy converged epoch so far.
+    """The best converged epoch so far.
 
     params
         Unconstrained parameters of the guide.
     epoch
         Its number, shape ``()``; -1 while no epoch has converged.
-    entropy
-        Its entropy in nats, shape ``()``.
+    score
+        What made it the best, shape ``()``: its entropy, or minus its gap, in nats.
     """
 
     params: Params
     epoch: Array
-    entropy: Array
+    score: Array
 
 
 class ChainState(NamedTuple):
@@ -45,8 +45,10 @@ class ChainState(NamedTuple):
         State of the optimizer, which holds the unconstrained parameters of the guide.
     dual
         Dual variables.
+    params
+        Unconstrained parameters of the guide after the last epoch.
     best
-        Highest-entropy converged epoch.
+        Best converged epoch.
     epoch
         Number of finished epochs, shape ``()``.
     rng_key
@@ -54,7 +56,8 @@ class ChainState(NamedTuple):
     """
 
     optim_state: Any
-    dual: PenaltyState
+    dual: PenaltyState | NewtonState
+    params: Params
     best: Best
     epoch: Array
     rng_key: Array
@@ -89,7 +92,7 @@ def train(
     optim_state: Any,
     loss: Callable[[Array, Params], tuple[Array, Any]],
     num_steps: int,
-) -> tuple[Any, Any, Array]:
+) -> tuple[Any, Params, Any, Array]:
     """Take a number of optimizer steps, leaving out those whose gradient is not finite.
 
     Parameters
@@ -107,20 +110,27 @@ def train(
 
     Returns
     -------
-    State of the optimizer, the records stacked over steps, and the share of steps left out.
+    State of the optimizer, its parameters averaged over the second half of the steps, the
+    records stacked over steps, and the share of steps left out.
     """
 
-    def step(state: Any, key: Array) -> tuple[Any, tuple[Any, Array]]:
+    num_averaged = (num_steps + 1) // 2
+
+    def step(carry: Any, key_and_index: tuple) -> tuple[Any, tuple[Any, Array]]:
+        (state, average), (key, index) = carry, key_and_index
         value_and_grad = jax.value_and_grad(lambda params: loss(key, params), has_aux=True)
         (value, record), gradient = value_and_grad(optim.get_params(state))
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))
         updated = optim.update(gradient, state, value=value)
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
-        return state, (record, ~finite)
+        share = jnp.where(index >= num_steps - num_averaged, 1 / num_averaged, 0.0)
+        average = jax.tree.map(lambda a, p: a + share * p, average, optim.get_params(state))
+        return (state, average), (record, ~finite)
 
-    keys = jax.random.split(rng_key, num_steps)
-    optim_state, (records, skipped) = jax.lax.scan(step, optim_state, keys)
-    return optim_state, records, skipped.mean()
+    nothing = jax.tree.map(jnp.zeros_like, optim.get_params(optim_state))
+    keys = jax.random.split(rng_key, num_steps), jnp.arange(num_steps)
+    (optim_state, average), (records, skipped) = jax.lax.scan(step, (optim_state, nothing), keys)
+    return optim_state, average, records, skipped.mean()
 
 
 def measure(
@@ -147,14 +157,14 @@ def measure(
         size = max(int(test_fraction * particles.log_q.shape[0]), 1)
         test = Particles(*(leaf[:size] for leaf in particles))
         mean = mean_statistics(particles)
-        deviations = jnp.where(particles.finite[:, None], particles.statistics - mean, 0.0)
+        deviations = jnp.where(particles.finite[:, None], particles.statistics - mean[None], 0.0)
         return Measurement(
             test_means=mean_statistics(test),
             means=mean,
             variances=mean_statistics(particles._replace(statistics=deviations**2)),
             entropy=-particles.log_q.mean(),
             kl_to_prior=(particles.log_q - particles.log_prior).mean(),
-            nonfinite=1 - particles.finite.mean(),
+            nonfinite=(~particles.finite).mean(),
         )
 
     return jax.lax.map(batch, jax.random.split(rng_key, num_batches))
@@ -195,6 +205,7 @@ def summarize(
     scale = jnp.sqrt(jnp.maximum(variance, jnp.finfo(mean.dtype).tiny))
     p_values = method.p_values(measured.test_means, lower, upper)
     nonfinite = measured.nonfinite.mean()
+    unknown = jnp.full((), jnp.nan, mean.dtype)
     return Epoch(
         entropy=measured.entropy.mean(),
         kl_to_prior=measured.kl_to_prior.mean(),
@@ -205,10 +216,13 @@ def summarize(
         violation=violations(mean, lower, upper) / scale,
         multipliers=multipliers,
         penalty=penalty,
-        p_value=p_values,
         converged=method.has_converged(p_values) & (nonfinite < 0.5),
         nonfinite=nonfinite,
         skipped=skipped,
+        dual_bound=unknown,
+        gap=unknown,
+        gap_se=unknown,
+        ess=unknown,
     )
 
 
@@ -224,10 +238,10 @@ def start_chain(
     """Return the state of a fit before its first epoch, and measurements of the start."""
     key = jax.random.fold_in(rng_key, 0)
     measured = measure(key, draw, params, method.num_batches, method.test_fraction)
-    dual = method.init(violations(measured.means, lower, upper))
+    dual = method.init(jax.vmap(violations, (0, None, None))(measured.means, lower, upper))
     # Explicit dtypes: weakly typed scalars would make the second epoch compile again.
     best = Best(params, jnp.full((), -1, int), jnp.full((), -jnp.inf, measured.entropy.dtype))
-    state = ChainState(optim.init(params), dual, best, jnp.zeros((), int), rng_key)
+    state = ChainState(optim.init(params), dual, params, best, jnp.zeros((), int), rng_key)
     no_skip = jnp.zeros(())
     summary = summarize(measured, method, dual.penalty, dual.multipliers, no_skip, lower, upper)
     return state, summary._replace(converged=jnp.asarray(False))
@@ -274,15 +288,16 @@ def penalty_epoch(
 
     # The published method forgets Adam's moments at every epoch.
     fresh = optim.init(optim.get_params(state.optim_state))
-    optim_state, (entropy, mean), skipped = train(train_key, optim, fresh, loss, num_steps)
+    optim_state, _, (entropy, mean), skipped = train(train_key, optim, fresh, loss, num_steps)
     params = optim.get_params(optim_state)
     measured = measure(measure_key, draw, params, method.num_batches, method.test_fraction)
     means = measured.means.mean(0)
     residual = means - active_target(means, dual.multipliers, dual.penalty, lower, upper)
-    updated = method.update(dual_key, dual, residual, violations(measured.means, lower, upper))
+    by_batch = jax.vmap(violations, (0, None, None))(measured.means, lower, upper)
+    updated = method.update(dual_key, dual, residual, by_batch)
     summary = summarize(measured, method, dual.penalty, updated.multipliers, skipped, lower, upper)
-    better = summary.converged & (summary.entropy > state.best.entropy)
+    better = summary.converged & (summary.entropy > state.best.score)
     candidate = Best(params, epoch, summary.entropy)
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, state.best)
     steps = Trace((epoch - 1) * num_steps + jnp.arange(num_steps) + 1, entropy, mean)
-    return ChainState(optim_state, updated, best, epoch, state.rng_key), summary, steps
+    return ChainState(optim_state, updated, params, best, epoch, state.rng_key), summary, steps

@@ -29,14 +29,18 @@ class Epoch(NamedTuple):
         lambda after the epoch, shape ``(num_constraints,)``.
     penalty
         c during the epoch, shape ``()``.
-    p_value
-        p-value of "no violation", shape ``(num_constraints,)``.
     converged
         Whether the convergence test was passed, shape ``()``.
     nonfinite
         Share of draws whose statistics were NaN or infinite, shape ``()``.
     skipped
         Share of steps without an update, because the gradient was not finite, shape ``()``.
+    dual_bound
+        Upper bound on minus the KL to the prior, in nats, shape ``()``; NaN if unknown.
+    gap, gap_se
+        Distance to the dual bound and its standard error, in nats, shape ``()``; NaN if unknown.
+    ess
+        Effective sample size of the draws behind the bound, shape ``()``; NaN if unknown.
     """
 
     entropy: Array
@@ -48,10 +52,13 @@ class Epoch(NamedTuple):
     violation: Array
     multipliers: Array
     penalty: Array
-    p_value: Array
     converged: Array
     nonfinite: Array
     skipped: Array
+    dual_bound: Array
+    gap: Array
+    gap_se: Array
+    ess: Array
 
 
 class Trace(NamedTuple):

@@ -124,7 +124,7 @@ def sites_dataset(
 
     variables = {}
     for name, value in sites.items():
-        names = _site_dims(name, program.sites[name], np.ndim(value) - 2, dims.get(name))
+        names = _site_dims(name, program.sites[name], np.shape(value)[2:], dims.get(name))
         variables[name] = (["chain", "draw", *names], np.asarray(value))
     num_chains, num_draws = next(iter(sites.values())).shape[:2]
     used = {name for names, _ in variables.values() for name in names}
@@ -151,8 +151,11 @@ def _sites_groups(
     }
 
 
-def _site_dims(name: str, site: dict, num_dims: int, given: list[str] | None) -> list[str]:
+def _site_dims(
+    name: str, site: dict, shape: tuple[int, ...], given: list[str] | None
+) -> list[str]:
     """Return the names of a site's dimensions: given ones, plates, ``event_dims``, defaults."""
+    num_dims = len(shape)
     if given is not None:
         if len(given) != num_dims:
             raise ValueError(
@@ -162,11 +165,15 @@ def _site_dims(name: str, site: dict, num_dims: int, given: list[str] | None) ->
         return given
     names = [f"{name}_dim_{axis}" for axis in range(num_dims)]
     event_names = site.get("infer", {}).get("event_dims") or []
-    event_dim = site["fn"].event_dim if site["type"] == "sample" else len(event_names)
     names[num_dims - len(event_names) :] = event_names
-    for frame in site["cond_indep_stack"]:
+    plates = site["cond_indep_stack"]
+    if site["type"] == "sample":
+        event_dim = site["fn"].event_dim
+    else:  # It does not say how many of its axes are those of plates: the first ones.
+        event_dim = max(num_dims - max((-frame.dim for frame in plates), default=0), 0)
+    for frame in plates:
         axis = num_dims - event_dim + frame.dim
-        if 0 <= axis < num_dims:
+        if 0 <= axis < num_dims and shape[axis] == frame.size:
             names[axis] = frame.name
     return names
 

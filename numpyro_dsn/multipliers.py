@@ -1,6 +1,6 @@
 """How the dual variables move from epoch to epoch: numbers in, numbers out."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,8 +117,8 @@ class PenaltyMethod(NamedTuple):
         -------
         p-values, shape ``(num_constraints,)``.
         """
-        above = jnp.mean(means > lower, axis=0)
-        below = jnp.mean(means < upper, axis=0)
+        above = jnp.mean(means > lower[None], axis=0)
+        below = jnp.mean(means < upper[None], axis=0)
         return jnp.minimum(2 * jnp.minimum(above, below), 1.0)
 
     def has_converged(self, p_values: Array) -> Array:
@@ -149,3 +149,73 @@ def growth_p_value(new: Array, old: Array) -> Array:
     degrees = 1 / (share**2 / (new.size - 1) + (1 - share) ** 2 / (old.size - 1))
     tail = 0.5 * betainc(0.5 * degrees, 0.5, degrees / (degrees + t**2))
     return jnp.where(t > 0, tail, 1.0)
+
+
+class NewtonState(NamedTuple):
+    """Dual variables of the dual Newton method, and the draws that they rest on.
+
+    natural_parameters
+        eta in units of ``1 / scale``, shape ``(num_constraints,)``.
+    correction
+        What is added to eta when the flow is fitted, to undo the flow's own error; same shape.
+    origin, scale
+        Origin and unit in which T is kept, each of shape ``(num_constraints,)``.
+    reached
+        Whether eta minimizes the dual on the draws, shape ``()``.
+    pool
+        All draws that are kept.
+    params, first_params
+        Unconstrained parameters of the flow, averaged over the last steps; and those of the start.
+    from_prior
+        Whether the first draws are from the prior and not from the start, shape ``()``.
+    """
+
+    natural_parameters: Array
+    correction: Array
+    origin: Array
+    scale: Array
+    reached: Array
+    pool: Any
+    params: Any
+    first_params: Any
+    from_prior: Array
+
+
+class DualNewton(NamedTuple):
+    r"""Newton's method on the dual, on weighted draws and inside a trust region.
+
+    .. math:: \min_\eta\; \log E_p[\exp(\eta^\top T)] - \eta^\top \mu
+
+    The solution is the prior tilted by :math:`\exp(\eta^\top T)`. An epoch solves the dual on all
+    draws so far, as far as their effective sample size allows; fits the flow to draws of the
+    tilted prior; and simulates new draws from the flow. Nothing depends on a gradient of the
+    simulator or on a penalty.
+
+    Parameters
+    ----------
+    num_first
+        Number of draws of the prior at the start.
+    num_draws
+        Number of draws that are simulated in an epoch.
+    num_flows
+        Number of epochs whose draws are kept.
+    num_replicates
+        Number of simulations of each draw, if the simulator is stochastic.
+    min_ess
+        Smallest effective sample size of the tilted draws: the trust region.
+    correction_rate
+        Share of the flow's own violation that is corrected in an epoch.
+    tolerance
+        Largest violation, plus two standard errors, in standard deviations of the statistic.
+    gap_tolerance
+        Largest distance to the dual bound, in nats.
+    """
+
+    num_first: int = 20000
+    num_draws: int = 4000
+    num_flows: int = 16
+    num_replicates: int = 16
+    min_ess: float = 500.0
+    correction_rate: float = 0.5
+    tolerance: float = 0.02
+    gap_tolerance: float = 0.03

@@ -71,10 +71,11 @@ def draw_particles(
         trace = handlers.trace(seeded).get_trace(*args, **kwargs)
         latents, log_q = latents_and_log_density(trace)
         gated = jax.tree.map(_gate, latents)
-        simulation = simulate(simulator_key, model, gated, constraints, args, kwargs)
-        finite = jnp.all(jnp.isfinite(simulation.statistics))
-        statistics = jnp.where(finite, simulation.statistics, 0.0)
-        return Particles(log_q, simulation.log_prior, statistics, finite)
+        statistics = simulate(simulator_key, model, gated, constraints, args, kwargs).statistics
+        # The prior pulls even where the statistics are not finite; XLA runs the circuit once.
+        log_prior = simulate(simulator_key, model, latents, constraints, args, kwargs).log_prior
+        finite = jnp.all(jnp.isfinite(statistics))
+        return Particles(log_q, log_prior, jnp.where(finite, statistics, 0.0), finite)
 
     return jax.vmap(draw)(jax.random.split(rng_key, num_particles))
 
@@ -142,15 +143,23 @@ def augmented_lagrangian(
     The draft's eq. 7, with KL to the prior in place of minus the entropy.
     """
     kl_to_prior = jnp.mean(particles.log_q - particles.log_prior)
-    mean = mean_statistics(particles)
-    target = active_target(mean, multipliers, penalty, lower, upper)
-    target = jax.lax.stop_gradient(target)
-    residuals = jnp.where(particles.finite[:, None], particles.statistics - target, 0.0)
     count = particles.finite.sum()
-    violation = residuals.sum(0) / jnp.maximum(count, 1)
-    pairs = residuals.sum(0) ** 2 - (residuals**2).sum(0)
-    square = jnp.sum(pairs) / jnp.maximum(count * (count - 1), 1)
-    return kl_to_prior + jnp.dot(multipliers, violation) + 0.5 * penalty * square
+    # Distances from what was asked: large statistics then lose no digits in the sums.
+    origin = jax.lax.stop_gradient(jnp.clip(mean_statistics(particles), lower, upper))
+    distances = jnp.where(particles.finite[:, None], particles.statistics - origin[None], 0.0)
+    # Each draw is held against the mean of the others: its own share in a batch mean would make
+    # even an inactive inequality act on the variance of T.
+    others = (distances.sum(0)[None] - distances) / jnp.maximum(count - 1, 1)
+    target = jax.vmap(active_target, in_axes=(0, None, None, None, None))(
+        others, multipliers, penalty, lower - origin, upper - origin
+    )
+    others, target = jax.lax.stop_gradient((others, target))
+    weights = particles.finite[:, None] / jnp.maximum(count, 1)
+    residuals = weights * (distances - target)
+    square = jnp.where(count > 1, jnp.sum(residuals * (others - target)), 0.0)
+    # A pair is differentiated at one of its draws while the other is held, so it counts twice.
+    square = 2 * square - jax.lax.stop_gradient(square)
+    return kl_to_prior + jnp.dot(multipliers, residuals.sum(0)) + 0.5 * penalty * square
 
 
 class MaxEntropyELBO(ELBO):

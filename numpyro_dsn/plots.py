@@ -46,7 +46,7 @@ def plot_pair(
     size = len(labels)
     if axes is None:
         layout = {"figsize": (1.2 + 1.9 * size, 0.6 + 1.7 * size), "layout": "constrained"}
-        _, axes = plt.subplots(size, size, squeeze=False, **layout)
+        _, axes = plt.subplots(size, size, sharex="col", squeeze=False, **layout)
     drawn = None
     for row in range(size):
         for column in range(size):
@@ -60,7 +60,6 @@ def plot_pair(
             else:
                 x, y = values[chosen, column], values[chosen, row]
                 drawn = axis.scatter(x, y, c=color[chosen], s=4, cmap=COLORMAP, linewidths=0)
-                axis.sharex(axes[column, column])
             if row == size - 1:
                 axis.set_xlabel(labels[column])
             if column == 0 and row > 0:
@@ -121,7 +120,7 @@ def plot_optimization(data: Any, axes: "np.ndarray | None" = None) -> "np.ndarra
 
 
 def _focus(axis: "Axes", lower: float, upper: float) -> None:
-    """Zoom to the second half of the run, where the statistics are near their targets."""
+    """Zoom to what is left after the first quarter of the run, near the targets."""
     settled = np.concatenate(
         [
             line.get_ydata()[len(line.get_ydata()) // 4 :]

@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from numpyro import handlers
 from numpyro.distributions.distribution import Unit
 from numpyro.infer.initialization import init_to_uniform
 
-from numpyro_dsn.constraints import Constraint
+from numpyro_dsn.constraints.constraint import Constraint, require_constraint
 from numpyro_dsn.primitives import is_simulator, stated_behaviors
 from numpyro_dsn.status import warn
 
@@ -212,15 +213,22 @@ def read(
     ------
     ValueError
         If the model or the behavior cannot be meant; the message names the site and the remedy.
+    TypeError
+        If the behavior, a constraint or a statistic is of the wrong kind.
     """
+    if not (behavior is None or callable(behavior) or isinstance(behavior, Mapping)):
+        raise TypeError(
+            "`behavior` must be a callable of {site: value} or a dict {site: constraint}, but is "
+            f"{behavior!r}."
+        )
     combined = with_behavior(model, behavior)
     sites, is_stochastic = _prototype(rng_key, combined, args, kwargs)
     latents = _read_latents(sites)
     other, _ = _prototype(jax.random.fold_in(rng_key, 1), combined, args, kwargs)
-    _require_static_support(latents, other)
+    _require_static_support(latents, _read_latents(other))
     constraints = _read_constraints(sites, behavior)
     for name, constraint in constraints.items():
-        constraint.validate(name, jnp.shape(sites[name]["value"]))
+        require_constraint(name, constraint, sites[name]["value"])
     lower, upper = stated_bounds(constraints)
     labels = [label for name in constraints for label in constraints[name].labels(name)]
 
@@ -289,20 +297,21 @@ def _read_latents(sites: dict[str, dict]) -> dict[str, dict]:
             raise ValueError(
                 f"Site '{name}' is observed: its likelihood would turn the prior into a posterior, "
                 "and the entropy would be relative to that. Remove `obs`, mark it with "
-                "`simulator()`, and state a behavior about it."
+                f"`simulator()`, and state a behavior about it; or {_hold(name)}."
             )
         if site["fn"].support.is_discrete:
             raise ValueError(
-                f"Site '{name}' is discrete; a flow needs continuous latents. Fix it with "
-                "`numpyro.handlers.condition`, or mark it with `simulator()` if it is noise."
+                f"Site '{name}' is discrete; a flow needs continuous latents. Mark it with "
+                f"`simulator()` if it is noise, or {_hold(name)}."
             )
         for frame in site["cond_indep_stack"]:
-            if frame.size != full_sizes[frame.name]:
+            # The plate itself is not in the trace if it stands in a `scan` or was blocked.
+            if frame.size != full_sizes.get(frame.name, frame.size):
                 raise ValueError(
                     f"Site '{name}' is subsampled by plate '{frame.name}' ({frame.size} of "
                     f"{full_sizes[frame.name]}); give the plate its full size."
                 )
-        _require_finite_support(name, site["fn"].support)
+        _require_bounds(name, site["fn"].support)
         latents[name] = site
     if not latents:
         raise ValueError(
@@ -310,6 +319,14 @@ def _read_latents(sites: dict[str, dict]) -> dict[str, dict]:
             "`numpyro.sample`."
         )
     return latents
+
+
+def _hold(name: str) -> str:
+    # `condition` and `do` would leave a sample site of this name in the model.
+    return (
+        "hold it at a value with `numpyro.handlers`: "
+        f"`block(substitute(model, data={{'{name}': value}}), hide=['{name}'])`"
+    )
 
 
 def _read_constraints(sites: dict[str, dict], behavior: Behavior | None) -> dict[str, Constraint]:
@@ -332,7 +349,8 @@ def _read_constraints(sites: dict[str, dict], behavior: Behavior | None) -> dict
     return constraints
 
 
-def _require_finite_support(name: str, support: Any) -> None:
+def _require_bounds(name: str, support: Any) -> None:
+    """Raise unless the bounds of a support are finite and in order."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     for bound in ("lower_bound", "upper_bound"):
@@ -342,20 +360,28 @@ def _require_finite_support(name: str, support: Any) -> None:
                 f"The support of site '{name}' has {bound} {given}; give a finite bound, or a "
                 "distribution whose support is unbounded on that side."
             )
+    if hasattr(support, "lower_bound") and hasattr(support, "upper_bound"):
+        lower, upper = support.lower_bound, support.upper_bound
+        if not np.all(np.less(lower, upper)):
+            raise ValueError(
+                f"The support of site '{name}' is empty: lower_bound {lower} is not below "
+                f"upper_bound {upper}; exchange them."
+            )
 
 
 def _require_static_support(latents: dict[str, dict], other: dict[str, dict]) -> None:
     """Raise if a second run of the model has other latents, shapes or supports."""
-    for name, site in latents.items():
-        again = other.get(name)
-        if again is None or jnp.shape(again["value"]) != jnp.shape(site["value"]):
+    for name in latents | other:
+        site, again = latents.get(name), other.get(name)
+        if site is None or again is None or jnp.shape(again["value"]) != jnp.shape(site["value"]):
             raise ValueError(
                 f"Site '{name}' changes with the values of other sites; every run of the model "
-                "must have the same latent sites and shapes."
+                "must have the same latents and shapes. Draw it always, choose with `jnp.where`."
             )
         # `==` of two constraints asks whether their bounds are the same objects.
         bounds, other_bounds = (jax.tree.leaves(run["fn"].support) for run in (site, again))
-        if not all(map(jnp.array_equal, bounds, other_bounds)):
+        kinds = {type(run["fn"].support) for run in (site, again)}
+        if len(kinds) > 1 or not all(map(jnp.array_equal, bounds, other_bounds)):
             raise ValueError(
                 f"The support of site '{name}' depends on other sites; draw it on a fixed support "
                 "and transform it with `numpyro.deterministic`."

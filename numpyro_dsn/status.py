@@ -1,11 +1,12 @@
 """How a run ended, in sentences for the user, and the package's warning category."""
 
+import os
 import sys
 import warnings
 from enum import Enum
 from pathlib import Path
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parent) + os.sep
 
 
 class Status(Enum):
@@ -38,4 +39,4 @@ def warn(message: str) -> None:
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, DSNWarning, stacklevel=level - 1)
+    warnings.warn(message, DSNWarning, stacklevel=level)

@@ -2,6 +2,7 @@
 
 import itertools
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 from jax import Array
@@ -31,6 +32,21 @@ class Constraint(ABC):
     @abstractmethod
     def validate(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise a ``ValueError`` that names the site if the targets cannot be meant."""
+
+
+def require_constraint(name: str, constraint: Any, statistic: Any) -> None:
+    """Raise unless this is a constraint whose targets fit the value of the statistic."""
+    if not isinstance(constraint, Constraint):
+        raise TypeError(
+            f"behavior '{name}': expected a constraint on the mean, but got {constraint!r}; give "
+            "for instance `Moments(mean=5.0)`."
+        )
+    if not (hasattr(statistic, "shape") or np.isscalar(statistic)):
+        raise TypeError(
+            f"behavior '{name}': the statistic must be an array, but is a "
+            f"{type(statistic).__name__}; join its parts, for instance with `jax.numpy.stack`."
+        )
+    constraint.validate(name, np.shape(statistic))
 
 
 def require_shape(name: str, field: str, given: ArrayLike, shape: tuple[int, ...]) -> None:

@@ -64,9 +64,20 @@ class Covariance(Constraint):
         require_shape(name, "cov", self.cov, shape + shape)
         require_finite(name, "mean", self.mean, "give a finite target.")
         require_finite(name, "cov", self.cov, "give a finite target.")
-        cov = np.asarray(self.cov, dtype=float)
-        if not np.allclose(cov, cov.T) or np.linalg.eigvalsh(cov).min() <= 0:
+        if not _is_positive_definite(np.asarray(self.cov)):
             raise ValueError(
-                f"behavior '{name}': `cov` must be symmetric positive definite, but has "
-                f"eigenvalues {np.linalg.eigvals(cov)}; no distribution has such a covariance."
+                f"behavior '{name}': `cov` must be symmetric positive definite, but is "
+                f"{np.asarray(self.cov).tolist()}; no distribution with a density has such a "
+                "covariance, so raise the variances or lower the correlations."
             )
+
+
+def _is_positive_definite(cov: np.ndarray) -> bool:
+    """Whether a covariance is symmetric positive definite, whatever the units of each element."""
+    variances = np.diag(cov).astype(float)
+    if not np.all(variances > 0):
+        return False
+    correlation = cov / np.sqrt(np.outer(variances, variances))
+    precision = np.finfo(np.result_type(cov, np.float32)).eps
+    smallest = np.linalg.eigvalsh(correlation).min()
+    return bool(np.allclose(correlation, correlation.T) and smallest > len(cov) * precision)

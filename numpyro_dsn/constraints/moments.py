@@ -44,7 +44,7 @@ class Moments(Constraint):
         value = jnp.ravel(value)
         if self.std is None:
             return value
-        return jnp.concatenate([value, (value - jnp.ravel(self.mean)) ** 2])
+        return jnp.concatenate([value, (value - jnp.ravel(jnp.asarray(self.mean))) ** 2])
 
     def bounds(self) -> tuple[Array, Array]:
         """Return the target twice: both moments are equalities."""

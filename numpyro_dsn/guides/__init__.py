@@ -2,10 +2,12 @@
 
 from numpyro_dsn.guides.density import constrain, log_prob, unconstrain, unconstrained_posterior
 from numpyro_dsn.guides.flow import AutoFlow
+from numpyro_dsn.guides.neural_spline import AutoNeuralSpline
 from numpyro_dsn.guides.real_nvp import AutoRealNVP
 
 __all__ = [
     "AutoFlow",
+    "AutoNeuralSpline",
     "AutoRealNVP",
     "constrain",
     "log_prob",

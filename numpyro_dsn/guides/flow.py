@@ -102,7 +102,8 @@ class AutoFlow(AutoContinuous):
             draws = jax.jit(jax.vmap(prior_draw))(keys)
         except NotImplementedError:  # an improper prior
             return self._init_latent, jnp.ones_like(self._init_latent)
-        return draws.mean(0), draws.std(0)
+        finite = jnp.isfinite(draws)  # a draw at an end of its support is infinitely far here
+        return draws.mean(0, where=finite), draws.std(0, where=finite)
 
 
 def _is_no_latent(site: dict) -> bool:

@@ -15,6 +15,9 @@ MAX_LOG_SCALE = 3.0
 SPLINE_RANGE = 4.0
 """Splines are linear beyond this many standard deviations of the base distribution."""
 
+MIN_SLOPE = 1e-3
+"""Least slope of a spline at its knots, and least mean slope between two of them."""
+
 
 class _Layer(Transform):
     """A bijection of R^D whose log determinant costs nothing beside its value."""
@@ -117,10 +120,11 @@ class MonotoneSpline(_Layer):
         num_bins = self.heights.shape[-1]
         width = 2 * SPLINE_RANGE / num_bins
         heights = width * _positive(self.heights)
-        ends = jnp.cumsum(heights, axis=-1)
-        # The middle knot stays at zero, so that location is left to the affine layer.
-        ends = ends - ends[..., num_bins // 2 - 1 : num_bins // 2]
-        return ends - heights, heights, _positive(self.slopes), width
+        starts = jnp.cumsum(heights, axis=-1) - heights
+        # The middle knot stays where it is in x, so that location is left to the affine layer.
+        middle = num_bins // 2
+        starts = starts - starts[..., middle : middle + 1] + (middle * width - SPLINE_RANGE)
+        return starts, heights, _positive(self.slopes), width
 
     def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:
         """Return y and log |det dy/dx|, shapes ``(..., D)`` and ``(...)``."""
@@ -181,7 +185,8 @@ class ElementwiseAffine(_Layer):
 
     def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:
         """Return y and log |det dy/dx|, shapes ``(..., D)`` and ``(...)``."""
-        return self.loc + self.scale * x, jnp.log(self.scale).sum(-1)
+        log_det = jnp.broadcast_to(jnp.log(self.scale).sum(-1), x.shape[:-1])
+        return self.loc + self.scale * x, log_det
 
     def _inverse(self, y: Array) -> Array:
         return (y - self.loc) / self.scale
@@ -213,7 +218,7 @@ def network(layers: Sequence[tuple[Array, Array]], x: Array) -> Array:
 
 def _positive(x: Array) -> Array:
     """Map the reals to the positive numbers, zero to one."""
-    return jax.nn.softplus(x + np.log(np.e - 1)) + 1e-3
+    return jax.nn.softplus(x + np.log(np.expm1(1 - MIN_SLOPE))) + MIN_SLOPE
 
 
 def _select(index: Array, starts: Array, heights: Array, slopes: Array) -> tuple[Array, ...]:

@@ -1,0 +1,159 @@
+"""The dual problem of maximum entropy on weighted draws: numbers in, numbers out."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import logsumexp
+
+
+class Tilt(NamedTuple):
+    r"""Weighted draws of the tilted density :math:`p_\eta \propto p \exp(\eta^\top T)`.
+
+    log_weights
+        Normalized log weights, shape ``(num_draws,)``.
+    log_normalizer
+        log of the sum of base weights times exp(eta . T), shape ``()``.
+    mean, covariance
+        Moments of T, shapes ``(num_constraints,)`` and ``(num_constraints, num_constraints)``.
+    ess
+        Effective sample size, shape ``()``.
+    """
+
+    log_weights: Array
+    log_normalizer: Array
+    mean: Array
+    covariance: Array
+    ess: Array
+
+
+def tilt(natural_parameters: Array, log_base: Array, statistics: Array, noise: Array) -> Tilt:
+    r"""Reweight draws of the prior to the tilted density.
+
+    .. math:: w_i \propto b_i \exp(\eta^\top \hat T_i - \tfrac12 \eta^\top S_i \eta)
+
+    The second term corrects, to second order, for a statistic that is a mean over replicates of
+    a stochastic simulator: exponentiating noise would otherwise reward it.
+
+    Parameters
+    ----------
+    natural_parameters
+        eta, shape ``(num_constraints,)``.
+    log_base
+        Log weights b that turn the draws into the prior, shape ``(num_draws,)``.
+    statistics, noise
+        T and the variance of its error, each of shape ``(num_draws, num_constraints)``.
+    """
+    exponent = statistics @ natural_parameters - 0.5 * noise @ natural_parameters**2
+    log_weights = log_base + exponent
+    log_normalizer = logsumexp(log_weights)
+    log_weights = log_weights - log_normalizer
+    weights = jnp.exp(log_weights)
+    mean = weights @ statistics
+    deviations = statistics - mean[None]
+    covariance = (weights[:, None] * deviations).T @ deviations
+    return Tilt(log_weights, log_normalizer, mean, covariance, 1 / jnp.sum(weights**2))
+
+
+def dual_value(
+    natural_parameters: Array, log_normalizer: Array, lower: Array, upper: Array
+) -> Array:
+    r"""Return the dual function, an upper bound on minus the KL to the prior, in nats.
+
+    .. math:: g(\eta) = \log E_p[e^{\eta^\top T}] - \sum_j \eta_j
+              (l_j [\eta_j > 0] + u_j [\eta_j < 0])
+
+    Parameters
+    ----------
+    natural_parameters, lower, upper
+        eta and bounds on E[T], each of shape ``(num_constraints,)``.
+    log_normalizer
+        log E_p[exp(eta . T)], shape ``()``.
+    """
+    bound = jnp.where(natural_parameters > 0, lower, upper)
+    active = natural_parameters != 0
+    return log_normalizer - jnp.sum(jnp.where(active, natural_parameters * bound, 0.0))
+
+
+def solve_dual(
+    natural_parameters: Array,
+    log_base: Array,
+    statistics: Array,
+    noise: Array,
+    lower: Array,
+    upper: Array,
+    min_ess: float,
+    max_steps: int = 50,
+) -> tuple[Array, Array]:
+    r"""Minimize the dual by Newton's method where the draws can be trusted.
+
+    A step is shortened until the dual decreases enough and the effective sample size of the new
+    weights stays above ``min_ess``: the region in which the draws know the tilted density.
+
+    Parameters
+    ----------
+    natural_parameters
+        Where to start, shape ``(num_constraints,)``.
+    log_base, statistics, noise
+        Weighted draws, as for :func:`tilt`.
+    lower, upper
+        Bounds on E[T], each of shape ``(num_constraints,)``.
+    min_ess
+        Smallest effective sample size.
+    max_steps
+        Largest number of Newton steps.
+
+    Returns
+    -------
+    The natural parameters, and whether they minimize the dual on these draws.
+
+    References
+    ----------
+    Nocedal and Wright, *Numerical Optimization*, 2nd ed., algorithm 3.2 and section 16.7.
+    """
+    scales = 0.5 ** jnp.arange(12)
+
+    def value(eta: Array) -> tuple[Array, Tilt]:
+        tilted = tilt(eta, log_base, statistics, noise)
+        return dual_value(eta, tilted.log_normalizer, lower, upper), tilted
+
+    def violation(eta: Array, mean: Array) -> Array:
+        # An inequality with multiplier zero is only active where it is violated.
+        target = jnp.where(eta > 0, lower, jnp.where(eta < 0, upper, jnp.clip(mean, lower, upper)))
+        return mean - target
+
+    def step(carry: tuple) -> tuple:
+        eta, count, _, _ = carry
+        current, tilted = value(eta)
+        scale = jnp.sqrt(jnp.diag(tilted.covariance)) + jnp.finfo(eta.dtype).tiny ** 0.5
+        residual = violation(eta, tilted.mean) / scale
+        active = (residual != 0) | (lower == upper)
+        correlation = tilted.covariance / scale[:, None] / scale[None, :]
+        correlation = jnp.where(active[:, None] & active[None, :], correlation, 0.0)
+        ridge = jnp.where(active, 1e-5, 1.0)
+        direction = -jnp.linalg.solve(correlation + jnp.diag(ridge), residual) / scale
+        slope = jnp.dot(direction, residual * scale)
+
+        def attempt(size: Array) -> tuple[Array, Array]:
+            candidate = eta + size * direction
+            crosses = (lower < upper) & (candidate * eta < 0)
+            candidate = jnp.where(crosses, 0.0, candidate)
+            new, new_tilt = value(candidate)
+            slack = 1e-6 * (1 + jnp.abs(current))
+            decreases = new <= current + 1e-4 * size * slope + slack
+            return candidate, decreases & (new_tilt.ess >= min_ess)
+
+        candidates, accepted = jax.lax.map(attempt, scales)
+        found = jnp.any(accepted)
+        eta = jnp.where(found, candidates[jnp.argmax(accepted)], eta)
+        reached = jnp.max(jnp.abs(residual)) < 1e-3
+        return eta, count + 1, reached, ~found
+
+    def proceeds(carry: tuple) -> Array:
+        _, count, reached, stuck = carry
+        return (count < max_steps) & ~reached & ~stuck
+
+    start = natural_parameters, 0, jnp.zeros((), bool), jnp.zeros((), bool)
+    solution, _, reached, _ = jax.lax.while_loop(proceeds, step, start)
+    return solution, reached

@@ -1,0 +1,97 @@
+"""A guide and a circuit as functions of draws in unconstrained space."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from numpyro.infer.autoguide import AutoContinuous
+
+from numpyro_dsn.epoch import Params
+from numpyro_dsn.guides import constrain, unconstrain, unconstrained_posterior
+from numpyro_dsn.newton import Flow
+from numpyro_dsn.pool import Draws
+from numpyro_dsn.program import Program, draw_prior, simulate
+
+BATCH_SIZE = 2000
+
+
+def build_flow(
+    program: Program,
+    guide: AutoContinuous,
+    constrain_params: Callable[[Params], Params],
+    num_replicates: int,
+    args: tuple,
+    kwargs: dict,
+) -> Flow:
+    """Return sampling, density and simulation of draws in unconstrained space.
+
+    Parameters
+    ----------
+    program
+        The program.
+    guide
+        A continuous guide that was set up.
+    constrain_params
+        Function from unconstrained to constrained parameters of the guide.
+    num_replicates
+        Number of simulations of each draw, if the simulator is stochastic.
+    args, kwargs
+        Arguments of the model.
+    """
+    replicates = num_replicates if program.is_stochastic else 1
+
+    def sample(rng_key: Array, params: Params, num_draws: int) -> Array:
+        posterior = unconstrained_posterior(guide, constrain_params(params))
+        draws = jax.vmap(posterior.sample)(jax.random.split(rng_key, num_draws))
+        return draws.reshape(num_draws, -1)
+
+    def log_prob(params: Params, flat: Array) -> Array:
+        posterior = unconstrained_posterior(guide, constrain_params(params))
+        value = jax.vmap(posterior.log_prob)(flat)
+        return value.reshape(value.shape[0], -1).sum(-1)
+
+    def simulate_one(key_and_flat: tuple[Array, Array]) -> Draws:
+        key, flat = key_and_flat
+        latents, log_det = constrain(guide, flat)
+
+        def replicate(key: Array) -> tuple[Array, Array]:
+            constraints = program.constraints
+            run = simulate(key, program.model, latents, constraints, args, kwargs)
+            return run.statistics, run.log_prior
+
+        statistics, log_prior = jax.vmap(replicate)(jax.random.split(key, replicates))
+        mean = statistics.mean(0)
+        finite = jnp.all(jnp.isfinite(mean))
+        noise = statistics.var(0) / max(replicates - 1, 1)
+        return Draws(
+            flat=flat,
+            statistics=jnp.where(finite, mean, 0.0),
+            noise=jnp.where(finite, noise, 0.0),
+            log_prior=log_prior[0] + log_det,
+            log_det=log_det,
+            finite=finite,
+        )
+
+    def simulate_all(rng_key: Array, flat: Array) -> Draws:
+        keys = jax.random.split(rng_key, flat.shape[0])
+        return jax.lax.map(simulate_one, (keys, flat), batch_size=BATCH_SIZE)
+
+    return Flow(sample, log_prob, simulate_all)
+
+
+def prior_sampler(
+    program: Program, guide: AutoContinuous, args: tuple, kwargs: dict
+) -> Callable[[Array, int], Array] | None:
+    """Return a function that draws from the prior in unconstrained space.
+
+    ``None`` is returned if the prior is improper.
+    """
+    if not program.is_proper:
+        return None
+
+    def sample(rng_key: Array, num_draws: int) -> Array:
+        latents = draw_prior(rng_key, program, num_draws, args, kwargs)
+        return jax.vmap(lambda z: unconstrain(guide, z)[0])(latents)
+
+    return sample

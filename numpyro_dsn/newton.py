@@ -1,0 +1,271 @@
+"""One epoch of the dual Newton method: fit to weighted draws, simulate, move the multipliers."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from numpyro.optim import _NumPyroOptim
+
+from numpyro_dsn.dual import dual_value, solve_dual, tilt
+from numpyro_dsn.epoch import Best, ChainState, Params, train, violations
+from numpyro_dsn.history import Epoch, Trace
+from numpyro_dsn.multipliers import DualNewton, NewtonState
+from numpyro_dsn.pool import Draws, Pool, empty_pool, insert_draws, log_weights
+
+
+class Flow(NamedTuple):
+    """What the method needs of a guide and a circuit.
+
+    sample
+        Function of a key, parameters and a number that returns draws in unconstrained space.
+    log_prob
+        Function of parameters and draws that returns log densities in unconstrained space.
+    simulate
+        Function of a key and draws that simulates them.
+    """
+
+    sample: Callable[[Array, Params, int], Array]
+    log_prob: Callable[[Params, Array], Array]
+    simulate: Callable[[Array, Array], Draws]
+
+
+def newton_epoch(
+    state: ChainState,
+    method: DualNewton,
+    optim: _NumPyroOptim,
+    flow: Flow,
+    lower: Array,
+    upper: Array,
+    num_particles: int,
+    num_steps: int,
+) -> tuple[ChainState, Epoch, Trace]:
+    """Run one epoch of the dual Newton method.
+
+    The flow is fitted by maximum likelihood to draws of the tilted prior, resampled from the
+    pool: that covers every mode the pool knows and needs no gradient of the simulator.
+
+    Parameters
+    ----------
+    state
+        State of the fit.
+    method
+        Settings of the method.
+    optim
+        A NumPyro optimizer; it starts afresh in every epoch until the multipliers have arrived.
+    flow
+        The guide and the circuit.
+    lower, upper
+        Bounds on E[T], each of shape ``(num_constraints,)``.
+    num_particles, num_steps
+        Number of draws in a step, and of steps.
+
+    Returns
+    -------
+    State after the epoch, its measurements, and one record for each step.
+    """
+    epoch, dual = state.epoch + 1, state.dual
+    key = jax.random.fold_in(state.rng_key, epoch)
+    train_key, sample_key, simulator_key = jax.random.split(key, 3)
+    scaled = (lower - dual.origin) / dual.scale, (upper - dual.origin) / dual.scale
+
+    log_base = log_weights(dual.pool, dual.pool.log_prior)
+    draws = log_base, dual.pool.statistics, dual.pool.noise
+    eta, reached = solve_dual(dual.natural_parameters, *draws, *scaled, method.min_ess)
+    aim = eta + dual.correction
+    target = tilt(aim, *draws)
+    log_target = log_base_free(dual.pool, aim) - target.log_normalizer
+    from_target = jnp.cumsum(jnp.exp(target.log_weights))
+    current = jnp.where(epoch == 1, 0, 1 + (epoch - 2) % method.num_flows)
+    from_flow = jnp.cumsum(jax.nn.softmax(log_weights(dual.pool, dual.pool.log_q[current])))
+
+    def loss(key: Array, params: Params) -> tuple[Array, Array]:
+        keys = jax.random.split(key)
+        size = num_particles // 2
+        covered = resample(keys[0], from_target, size)
+        likelihood = flow.log_prob(params, dual.pool.flat[covered]).mean()
+        drawn = resample(keys[1], from_flow, size)
+        log_q = flow.log_prob(params, dual.pool.flat[drawn])
+        ratio = log_q - log_target[drawn]
+        now = jax.lax.stop_gradient(jnp.exp(jnp.minimum(log_q - dual.pool.log_q[current][drawn], 1.0)))
+        value = -likelihood + ALPHA * (now * huber(ratio)).mean()
+        return value, value
+
+    arrived = dual.reached & reached
+    fresh = optim.init(optim.get_params(state.optim_state))
+    optim_state = jax.tree.map(
+        lambda old, new: jnp.where(arrived, old, new), state.optim_state, fresh
+    )
+    optim_state, params, records, skipped = train(train_key, optim, optim_state, loss, num_steps)
+
+    new = flow.simulate(simulator_key, flow.sample(sample_key, params, method.num_draws))
+    new = new._replace(
+        statistics=(new.statistics - dual.origin[None]) / dual.scale[None],
+        noise=new.noise / dual.scale[None] ** 2,
+    )
+    component = 1 + (epoch - 1) % method.num_flows
+    first = jnp.where(dual.from_prior, new.log_prior, flow.log_prob(dual.first_params, new.flat))
+    pool = insert_draws(dual.pool, component, params, new, first, flow.log_prob)
+    updated = dual._replace(natural_parameters=eta, reached=reached, pool=pool, params=params)
+    summary, residual, covariance = _measure(updated, component, lower, upper, method)
+    summary = summary._replace(
+        skipped=skipped, nonfinite=(~new.finite).mean(), converged=summary.converged & reached
+    )
+    # What the flow cannot represent shows up as a violation; aim beside the target to undo it.
+    ridge = 1e-6 * jnp.diag(jnp.diag(covariance)) + 1e-12 * jnp.eye(covariance.shape[0])
+    move = -method.correction_rate * jnp.linalg.solve(covariance + ridge, residual)
+    correction = jnp.where(reached, dual.correction + move, dual.correction)
+    updated = updated._replace(correction=correction)
+
+    better = summary.converged & (-summary.gap > state.best.score)
+    candidate = Best(params, epoch, -summary.gap)
+    best = jax.tree.map(lambda a, b: jnp.where(better, a, b), candidate, state.best)
+    steps = Trace(
+        (epoch - 1) * num_steps + jnp.arange(num_steps) + 1,
+        jnp.broadcast_to(summary.entropy, (num_steps,)),
+        jnp.broadcast_to(summary.mean, (num_steps, summary.mean.size)),
+    )
+    return ChainState(optim_state, updated, params, best, epoch, state.rng_key), summary, steps
+
+
+def start_newton(
+    rng_key: Array,
+    method: DualNewton,
+    optim: _NumPyroOptim,
+    flow: Flow,
+    params: Params,
+    prior: Callable[[Array, int], Array] | None,
+    lower: Array,
+    upper: Array,
+) -> tuple[ChainState, Epoch]:
+    """Simulate draws of the prior and return the state before the first epoch.
+
+    Parameters
+    ----------
+    rng_key
+        Key of the fit.
+    method, optim, flow
+        As for :func:`newton_epoch`.
+    params
+        Parameters of the flow at the start.
+    prior
+        Function of a key and a number that returns draws of the prior in unconstrained space;
+        ``None`` if it cannot be sampled.
+    lower, upper
+        Bounds on E[T], each of shape ``(num_constraints,)``.
+    """
+    draw_key, simulator_key = jax.random.split(jax.random.fold_in(rng_key, 0))
+    if prior is None:
+        flat = flow.sample(draw_key, params, method.num_first)
+    else:
+        flat = prior(draw_key, method.num_first)
+    draws = flow.simulate(simulator_key, flat)
+    # A prior density that is minus infinity belongs to a draw at an end of the support.
+    draws = draws._replace(finite=draws.finite & jnp.isfinite(draws.log_prior))
+    weights = draws.finite / jnp.maximum(draws.finite.sum(), 1)
+    mean = weights @ draws.statistics
+    scale = jnp.sqrt(weights @ (draws.statistics - mean[None]) ** 2)
+    scale = jnp.where(scale > 0, scale, 1.0)
+    origin = jnp.where(jnp.isfinite(lower), lower, upper)
+    draws = draws._replace(
+        statistics=(draws.statistics - origin[None]) / scale[None],
+        noise=draws.noise / scale[None] ** 2,
+    )
+    log_first = draws.log_prior if prior is not None else flow.log_prob(params, draws.flat)
+    zeros = jnp.zeros_like(lower)
+    dual = NewtonState(
+        natural_parameters=zeros,
+        correction=zeros,
+        origin=origin,
+        scale=scale,
+        reached=jnp.zeros((), bool),
+        pool=empty_pool(draws, log_first, params, method.num_flows, method.num_draws),
+        params=params,
+        first_params=params,
+        from_prior=jnp.full((), prior is not None, bool),
+    )
+    summary, _, _ = _measure(dual, jnp.zeros((), int), lower, upper, method)
+    best = Best(params, jnp.full((), -1, int), jnp.full((), -jnp.inf, lower.dtype))
+    state = ChainState(optim.init(params), dual, params, best, jnp.zeros((), int), rng_key)
+    summary = summary._replace(
+        nonfinite=(~draws.finite).mean(), converged=jnp.zeros((), bool)
+    )
+    return state, summary
+
+
+def _measure(
+    dual: NewtonState, component: Array, lower: Array, upper: Array, method: DualNewton
+) -> tuple[Epoch, Array, Array]:
+    """Measure a component of the pool on all draws, and the distance to the optimum.
+
+    Returns
+    -------
+    The measurements, the violation and the covariance of T in the pool's units.
+    """
+    pool = dual.pool
+    log_q = pool.log_q[component]
+    log_w = log_weights(pool, log_q)
+    weights = jax.nn.softmax(log_w)
+    mean = weights @ pool.statistics
+    deviations = pool.statistics - mean[None]
+    covariance = (weights[:, None] * deviations).T @ deviations
+    mean_se = jnp.sqrt((weights**2) @ deviations**2)
+    safe_q = jnp.where(weights > 0, log_q, 0.0)
+    surprise = safe_q - pool.log_det
+    entropy = -(weights @ surprise)
+    relative = safe_q - pool.log_prior
+    kl_to_prior = weights @ relative
+
+    tilted = tilt(
+        dual.natural_parameters,
+        log_weights(pool, pool.log_prior),
+        pool.statistics,
+        pool.noise,
+    )
+    scaled = (lower - dual.origin) / dual.scale, (upper - dual.origin) / dual.scale
+    bound = dual_value(dual.natural_parameters, tilted.log_normalizer, *scaled)
+    # The estimates of KL and of the normalizer share draws; their errors are added as if not.
+    kl_variance = (weights**2) @ (relative - kl_to_prior) ** 2
+    gap_se = jnp.sqrt(kl_variance + 1 / tilted.ess)
+    scale = jnp.sqrt(jnp.maximum(jnp.diag(covariance), jnp.finfo(mean.dtype).tiny))
+    residual = violations(mean, *scaled)
+    gap = kl_to_prior + bound
+    worst = jnp.max(jnp.abs(residual) / scale + 2 * mean_se / scale)
+    epoch = Epoch(
+        entropy=entropy,
+        kl_to_prior=kl_to_prior,
+        entropy_se=jnp.sqrt((weights**2) @ (surprise + entropy) ** 2),
+        mean=mean * dual.scale + dual.origin,
+        mean_se=mean_se * dual.scale,
+        scale=scale * dual.scale,
+        violation=residual / scale,
+        multipliers=-dual.natural_parameters / dual.scale,
+        penalty=jnp.zeros(()),
+        converged=(worst <= method.tolerance) & (gap <= method.gap_tolerance),
+        nonfinite=jnp.zeros(()),
+        skipped=jnp.zeros(()),
+        dual_bound=bound,
+        gap=gap,
+        gap_se=gap_se,
+        ess=tilted.ess,
+    )
+    return epoch, residual, covariance
+
+
+ALPHA = 1.0
+DELTA = 3.0
+
+def huber(x: Array) -> Array:
+    size = jnp.abs(x)
+    return jnp.where(size < DELTA, 0.5 * x**2, DELTA * (size - 0.5 * DELTA))
+
+
+def log_base_free(pool, eta):
+    return pool.log_prior + pool.statistics @ eta - 0.5 * pool.noise @ eta**2
+
+
+def resample(rng_key: Array, cumulative: Array, num_draws: int) -> Array:
+    """Return indices of systematically resampled draws, which have less noise than independent ones."""
+    positions = (jnp.arange(num_draws) + jax.random.uniform(rng_key)) / num_draws
+    return jnp.minimum(jnp.searchsorted(cumulative, positions * cumulative[-1]), cumulative.size - 1)

@@ -1,0 +1,168 @@
+"""Every circuit ever simulated, reweighted: adaptive multiple importance sampling."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import logsumexp
+
+
+class Pool(NamedTuple):
+    r"""Draws from several proposals, weighted by their mixture.
+
+    .. math:: w_i \propto \frac{p(u_i)}{\sum_k n_k q_k(u_i)}
+
+    Component 0 is the prior, or the first flow if the prior cannot be sampled; the others are
+    the flows of the last epochs.
+
+    flat
+        Draws in unconstrained space, shape ``(num_draws, D)``.
+    statistics
+        T in units of its scale about its target, shape ``(num_draws, num_constraints)``.
+    noise
+        Variance of the mean of T over replicates, of the same shape; zero without noise.
+    log_prior
+        Log density of the prior in unconstrained space, shape ``(num_draws,)``.
+    log_det
+        Log of the volume on the constrained space per unconstrained volume, of the same shape.
+    finite
+        Whether T was finite, of the same shape; false in slots that are not used yet.
+    log_q
+        Log density of every component at every draw, shape ``(num_components, num_draws)``.
+    counts
+        Number of draws of every component, shape ``(num_components,)``.
+    params
+        Parameters of the flows; arrays have a leading axis ``num_components - 1``.
+    """
+
+    flat: Array
+    statistics: Array
+    noise: Array
+    log_prior: Array
+    log_det: Array
+    finite: Array
+    log_q: Array
+    counts: Array
+    params: Any
+
+
+class Draws(NamedTuple):
+    """Simulated draws; fields as in :class:`Pool`, with a leading axis ``num_draws``."""
+
+    flat: Array
+    statistics: Array
+    noise: Array
+    log_prior: Array
+    log_det: Array
+    finite: Array
+
+
+def empty_pool(first: Draws, log_first: Array, params: Any, num_flows: int, size: int) -> Pool:
+    """Return a pool that holds the draws of component 0 alone.
+
+    Parameters
+    ----------
+    first
+        Draws of component 0.
+    log_first
+        Log density of component 0 at its draws, shape ``(num_first,)``.
+    params
+        Parameters of a flow, for shapes.
+    num_flows
+        Number of flows that the pool can hold.
+    size
+        Number of draws of each flow.
+    """
+    room = num_flows * size
+
+    def pad(leaf: Array, value: float) -> Array:
+        widths = [(0, room)] + [(0, 0)] * (leaf.ndim - 1)
+        return jnp.pad(leaf, widths, constant_values=value)
+
+    num_draws = first.flat.shape[0] + room
+    log_q = jnp.full((num_flows + 1, num_draws), -jnp.inf, first.log_prior.dtype)
+    return Pool(
+        flat=pad(first.flat, 0.0),
+        statistics=pad(first.statistics, 0.0),
+        noise=pad(first.noise, 0.0),
+        log_prior=pad(first.log_prior, 0.0),
+        log_det=pad(first.log_det, 0.0),
+        finite=pad(first.finite, False),
+        log_q=log_q.at[0].set(pad(log_first, -jnp.inf)),
+        counts=jnp.zeros(num_flows + 1).at[0].set(first.flat.shape[0]),
+        params=jax.tree.map(lambda leaf: jnp.stack([leaf] * num_flows), params),
+    )
+
+
+def log_weights(pool: Pool, log_density: Array) -> Array:
+    """Return log weights that turn the pool into draws of a density, shape ``(num_draws,)``.
+
+    Their exponentials sum to the density's integral, up to Monte Carlo error. Draws whose
+    statistics were not finite have no weight.
+
+    Parameters
+    ----------
+    pool
+        The pool.
+    log_density
+        Log density at every draw in unconstrained space, shape ``(num_draws,)``.
+    """
+    mixture = logsumexp(pool.log_q + jnp.log(pool.counts)[:, None], axis=0)
+    safe = jnp.where(pool.finite, mixture, 0.0)
+    return jnp.where(pool.finite, log_density - safe, -jnp.inf)
+
+
+def insert_draws(
+    pool: Pool,
+    component: Array,
+    params: Any,
+    draws: Draws,
+    log_first: Array,
+    log_density: Callable[[Any, Array], Array],
+) -> Pool:
+    """Add a flow and its draws, in the place of the component that had this number.
+
+    Parameters
+    ----------
+    pool
+        The pool.
+    component
+        Number of the component, from 1, shape ``()``.
+    params
+        Parameters of the flow.
+    draws
+        Draws from the flow, as many as the pool has room for.
+    log_first
+        Log density of component 0 at the new draws, shape ``(size,)``.
+    log_density
+        Function of a flow's parameters and draws that returns log densities.
+
+    Returns
+    -------
+    The pool with the densities of all components at all draws.
+    """
+    size = draws.flat.shape[0]
+    num_flows = pool.counts.size - 1
+    start = pool.flat.shape[0] - num_flows * size + (component - 1) * size
+
+    def put(leaf: Array, new: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(leaf, new.astype(leaf.dtype), start, axis=0)
+
+    flows = jax.tree.map(lambda leaf, new: leaf.at[component - 1].set(new), pool.params, params)
+    at_new = jax.lax.map(lambda flow: log_density(flow, draws.flat), flows)
+    columns = jnp.concatenate([log_first[None], at_new])
+    log_q = jax.lax.dynamic_update_slice_in_dim(pool.log_q, columns, start, axis=1)
+    flat = put(pool.flat, draws.flat)
+    return Pool(
+        flat=flat,
+        statistics=put(pool.statistics, draws.statistics),
+        noise=put(pool.noise, draws.noise),
+        log_prior=put(pool.log_prior, draws.log_prior),
+        log_det=put(pool.log_det, draws.log_det),
+        finite=put(pool.finite, draws.finite),
+        log_q=log_q.at[component].set(log_density(params, flat)),
+        counts=pool.counts.at[component].set(size),
+        params=flows,
+    )

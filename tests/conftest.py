@@ -1,0 +1,40 @@
+"""Settings and fixtures of every test: one CPU platform, strict shapes, keys, no leaking config."""
+
+import os
+import zlib
+
+import jax
+import pytest
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # for subprocesses; jax itself was imported before
+os.environ["MPLBACKEND"] = "Agg"
+
+jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+GUARDED_CONFIG = ("jax_enable_x64", "jax_numpy_rank_promotion")
+
+
+@pytest.fixture
+def rng_key(request: pytest.FixtureRequest) -> jax.Array:
+    """A key of its own for each test, the same in every run."""
+    return jax.random.key(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture
+def numpyro_ranks():
+    """Allow rank promotion, which NumPyro's own distributions need to draw many vectors at once."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_config_leak():
+    """Fail a test that changes a global setting of jax and leaves it changed."""
+    before = {name: getattr(jax.config, name) for name in GUARDED_CONFIG}
+    yield
+    changed = [name for name in GUARDED_CONFIG if getattr(jax.config, name) != before[name]]
+    for name in changed:
+        jax.config.update(name, before[name])
+    if changed:
+        pytest.fail(f"The test changed {changed} and did not restore it.")
