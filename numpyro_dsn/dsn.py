@@ -265,8 +265,8 @@ class DSN:
             def epoch(chain: ChainState) -> Any:
                 return penalty_epoch(chain, method, optim, draw, *bounds, self.num_steps)
 
-        self._start = jax.jit(jax.vmap(start))
-        self._epoch = jax.jit(jax.vmap(epoch))
+        self._start = jax.jit(lambda keys: _strong(jax.vmap(start)(keys)))
+        self._epoch = jax.jit(lambda chains: _strong(jax.vmap(epoch)(chains)))
         self._fit = Fit(program, guide, args, kwargs)
         self._arguments = args, kwargs
 
@@ -281,7 +281,8 @@ class DSN:
         held = np.where(converged, chains.best.epoch, chains.epoch)
         # Converged fits first, by entropy; then those that are closest to what was asked.
         worst = np.abs(epochs.violation[-1]).max(-1)
-        order = np.where(converged, chains.best.score, -1e9 - np.nan_to_num(worst, nan=1e9))
+        score = np.where(converged, chains.best.score, -np.nan_to_num(worst, nan=np.inf))
+        chain = np.lexsort((-score, ~converged))[0]
         status = Status.CONVERGED if converged.any() else Status.NOT_CONVERGED
         status = failure or status
         if status is not Status.CONVERGED:
@@ -292,7 +293,7 @@ class DSN:
             state=state,
             status=status,
             epochs=held,
-            chain=int(np.argmax(order)),
+            chain=int(chain),
             fingerprint=self._fingerprint(),
         )
 
@@ -330,6 +331,11 @@ def _set_up_guide(
         for name, site in trace.items()
         if site["type"] == "param"
     }
+
+
+def _strong(tree: Any) -> Any:
+    """Return arrays without weak types: a mixture would make a later epoch compile again."""
+    return jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), tree)
 
 
 def _sample_sites(model: Model, args: tuple, kwargs: dict) -> set[str]:

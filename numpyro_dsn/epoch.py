@@ -164,7 +164,7 @@ def measure(
             variances=mean_statistics(particles._replace(statistics=deviations**2)),
             entropy=-particles.log_q.mean(),
             kl_to_prior=(particles.log_q - particles.log_prior).mean(),
-            nonfinite=(~particles.finite).mean(),
+            nonfinite=jnp.mean(~particles.finite, dtype=particles.log_q.dtype),
         )
 
     return jax.lax.map(batch, jax.random.split(rng_key, num_batches))

@@ -151,9 +151,7 @@ def _sites_groups(
     }
 
 
-def _site_dims(
-    name: str, site: dict, shape: tuple[int, ...], given: list[str] | None
-) -> list[str]:
+def _site_dims(name: str, site: dict, shape: tuple[int, ...], given: list[str] | None) -> list[str]:
     """Return the names of a site's dimensions: given ones, plates, ``event_dims``, defaults."""
     num_dims = len(shape)
     if given is not None:

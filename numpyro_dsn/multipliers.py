@@ -117,8 +117,8 @@ class PenaltyMethod(NamedTuple):
         -------
         p-values, shape ``(num_constraints,)``.
         """
-        above = jnp.mean(means > lower[None], axis=0)
-        below = jnp.mean(means < upper[None], axis=0)
+        above = jnp.mean(means > lower[None], axis=0, dtype=means.dtype)
+        below = jnp.mean(means < upper[None], axis=0, dtype=means.dtype)
         return jnp.minimum(2 * jnp.minimum(above, below), 1.0)
 
     def has_converged(self, p_values: Array) -> Array:

@@ -88,7 +88,9 @@ def newton_epoch(
         drawn = resample(keys[1], from_flow, size)
         log_q = flow.log_prob(params, dual.pool.flat[drawn])
         ratio = log_q - log_target[drawn]
-        now = jax.lax.stop_gradient(jnp.exp(jnp.minimum(log_q - dual.pool.log_q[current][drawn], 1.0)))
+        now = jax.lax.stop_gradient(
+            jnp.exp(jnp.minimum(log_q - dual.pool.log_q[current][drawn], 1.0))
+        )
         value = -likelihood + ALPHA * (now * huber(ratio)).mean()
         return value, value
 
@@ -188,9 +190,7 @@ def start_newton(
     summary, _, _ = _measure(dual, jnp.zeros((), int), lower, upper, method)
     best = Best(params, jnp.full((), -1, int), jnp.full((), -jnp.inf, lower.dtype))
     state = ChainState(optim.init(params), dual, params, best, jnp.zeros((), int), rng_key)
-    summary = summary._replace(
-        nonfinite=(~draws.finite).mean(), converged=jnp.zeros((), bool)
-    )
+    summary = summary._replace(nonfinite=(~draws.finite).mean(), converged=jnp.zeros((), bool))
     return state, summary
 
 
@@ -256,6 +256,7 @@ def _measure(
 ALPHA = 1.0
 DELTA = 3.0
 
+
 def huber(x: Array) -> Array:
     size = jnp.abs(x)
     return jnp.where(size < DELTA, 0.5 * x**2, DELTA * (size - 0.5 * DELTA))
@@ -268,4 +269,6 @@ def log_base_free(pool, eta):
 def resample(rng_key: Array, cumulative: Array, num_draws: int) -> Array:
     """Return indices of systematically resampled draws, which have less noise than independent ones."""
     positions = (jnp.arange(num_draws) + jax.random.uniform(rng_key)) / num_draws
-    return jnp.minimum(jnp.searchsorted(cumulative, positions * cumulative[-1]), cumulative.size - 1)
+    return jnp.minimum(
+        jnp.searchsorted(cumulative, positions * cumulative[-1]), cumulative.size - 1
+    )

@@ -156,7 +156,7 @@ def augmented_lagrangian(
     others, target = jax.lax.stop_gradient((others, target))
     weights = particles.finite[:, None] / jnp.maximum(count, 1)
     residuals = weights * (distances - target)
-    square = jnp.where(count > 1, jnp.sum(residuals * (others - target)), 0.0)
+    square = jnp.sum(residuals * (others - target))
     # A pair is differentiated at one of its draws while the other is held, so it counts twice.
     square = 2 * square - jax.lax.stop_gradient(square)
     return kl_to_prior + jnp.dot(multipliers, residuals.sum(0)) + 0.5 * penalty * square

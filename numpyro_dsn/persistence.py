@@ -64,8 +64,14 @@ def load_arrays(path: str | Path, template: Any, fingerprint: dict[str, Any]) ->
                     f"'{path}' was saved from a fit with {key} = {saved.get(key)}, but this DSN "
                     f"has {key} = {expected}; load it with the DSN it came from."
                 )
-        leaves = []
-        for name, leaf in _named_leaves(template):
+        leaves, named = [], _named_leaves(template)
+        surplus = set(file.files) - {FINGERPRINT} - {name for name, _ in named}
+        if surplus:
+            raise ValueError(
+                f"'{path}' holds `{min(surplus)}`, which this DSN does not have; load it with a DSN "
+                "of the same guide, optimizer and settings."
+            )
+        for name, leaf in named:
             if name not in file or (
                 ".history" not in name and file[name].shape != _to_numpy(leaf).shape
             ):
@@ -93,4 +99,4 @@ def _to_numpy(leaf: Any) -> np.ndarray:
 def _from_numpy(array: np.ndarray, like: Any) -> Any:
     if _is_key(like):
         return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
-    return array if isinstance(like, np.ndarray) else jnp.asarray(array)
+    return array if isinstance(like, np.ndarray) else jnp.asarray(array, jnp.result_type(like))

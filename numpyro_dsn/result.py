@@ -12,7 +12,7 @@ from jax import Array
 from numpyro import handlers
 from numpyro.infer.autoguide import AutoContinuous
 
-from numpyro_dsn.guides import log_prob
+from numpyro_dsn.guides import log_prob, unconstrain
 from numpyro_dsn.history import Epoch, History
 from numpyro_dsn.objective import latents_and_log_density
 from numpyro_dsn.persistence import save_arrays
@@ -115,7 +115,7 @@ class DSNResult:
         return self._sample(self._chain_params(self.chain), keys)[0]
 
     def get_samples(self, group_by_chain: bool = False) -> Sites:
-        """Return 1000 draws, the same at every call.
+        """Return 1000 draws: the same at every call, and those of :meth:`to_inference_data`.
 
         Parameters
         ----------
@@ -127,9 +127,12 @@ class DSNResult:
         -------
         Value of every sample and deterministic site.
         """
+        chains = range(len(self.epochs)) if group_by_chain else [self.chain]
+        # A key for each chain, as in `to_inference_data`: a common one would correlate chains.
+        keys = [jax.random.fold_in(jax.random.key(0), chain) for chain in chains]
+        draws = [self.draw_chain(*pair, 1000)[0] for pair in zip(keys, chains, strict=True)]
         if not group_by_chain:
-            return self.sample(jax.random.key(0))
-        draws = [self.draw_chain(jax.random.key(0), i, 1000)[0] for i in range(len(self.epochs))]
+            return draws[0]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *draws)
 
     def draw_chain(
@@ -315,6 +318,8 @@ class DSNResult:
                 jnp.all(program.latents[name]["fn"].support(value))
                 for name, value in latents.items()
             ]
+            # The ends of a support are infinitely far in unconstrained space: no density there.
+            inside.append(jnp.all(jnp.isfinite(unconstrain(guide, latents)[0])))
             value = log_prob(guide, params, latents)
             return jnp.where(jnp.all(jnp.stack(inside)), value, -jnp.inf)
 

@@ -1,11 +1,14 @@
 """The printed table of a fit."""
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpyro_dsn.result import DSNResult
+
+LINE_LENGTH = 100
 
 
 def format_summary(result: "DSNResult") -> str:
@@ -18,7 +21,7 @@ def format_summary(result: "DSNResult") -> str:
 
     Returns
     -------
-    Lines of at most 100 characters.
+    The table, as wide as it needs to be, and lines of at most 100 characters.
     """
     program, measured = result.fit.program, result.measured
     rows = [("statistic", "target", "achieved", "std. error", "violation/sd", "multiplier")]
@@ -46,7 +49,7 @@ def format_summary(result: "DSNResult") -> str:
         lines.append(f"{measured.nonfinite:.2%} of draws have NaN or infinite statistics, left out")
     if measured.skipped > 0:
         lines.append(f"{measured.skipped:.2%} of steps left out: their gradient was not finite")
-    lines.append(f"{result.status.name}: {result.status.value}")
+    lines += textwrap.wrap(f"{result.status.name}: {result.status.value}", LINE_LENGTH)
     return "\n".join(lines)
 
 

@@ -84,7 +84,9 @@ CLOSED_FORMS = {
     "dirichlet": ClosedForm(
         prior=dist.Dirichlet(jnp.ones(3)),
         statistic=jnp.log,
-        constraint=Moments(np.array([-2.283333333333333, -1.2833333333333332, -0.7833333333333333])),
+        constraint=Moments(
+            np.array([-2.283333333333333, -1.2833333333333332, -0.7833333333333333])
+        ),
         entropy=-1.2443445622221003,
         natural_parameters=np.array([0.0, 1.0, 2.0]),
     ),

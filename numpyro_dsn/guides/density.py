@@ -68,7 +68,7 @@ def log_prob(guide: AutoContinuous, params: dict[str, Array], latents: dict[str,
         If the guide's flow has no inverse, as that of ``AutoBNAFNormal``.
     """
     flat, log_det = unconstrain(guide, latents)
-    # A sum, because the posterior of `AutoDiagonalNormal` has a batch axis in place of an event axis.
+    # A sum: the posterior of `AutoDiagonalNormal` has a batch axis in place of an event axis.
     return jnp.sum(unconstrained_posterior(guide, params).log_prob(flat)) - log_det
 
 

@@ -84,7 +84,8 @@ class AutoFlow(AutoContinuous):
         super()._setup_prototype(*args, **kwargs)
         loc, scale = self._match_moments(args, kwargs)
         if self.init_variance is not None:
-            jacobian = jax.jacfwd(lambda flat: ravel_pytree(constrain(self, flat)[0])[0])(loc)
+            to_latents = jax.jit(lambda flat: ravel_pytree(constrain(self, flat)[0])[0])
+            jacobian = jax.jacfwd(to_latents)(loc)
             scale = jnp.sqrt(self.init_variance) / jnp.linalg.norm(jacobian, axis=0)
         self._start = loc, scale
 

@@ -104,9 +104,7 @@ class AutoNeuralSpline(AutoFlow):
         self.num_layers = num_layers
         self.hidden_dims = tuple(hidden_dims)
         self.num_bins = num_bins
-        super().__init__(
-            model, init_variance=init_variance, prefix=prefix, init_loc_fn=init_loc_fn
-        )
+        super().__init__(model, init_variance=init_variance, prefix=prefix, init_loc_fn=init_loc_fn)
 
     def _layers(self) -> list[Transform]:
         dim, num_bins = self.latent_dim, self.num_bins
