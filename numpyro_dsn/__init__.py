@@ -1,7 +1,7 @@
 """Degenerate solution networks: which parameters of a circuit produce a behavior."""
 
 from numpyro_dsn.dsn import DSN, DSNState
-from numpyro_dsn.multipliers import PenaltyMethod
+from numpyro_dsn.multipliers import DualNewton, PenaltyMethod
 from numpyro_dsn.objective import MaxEntropyELBO
 from numpyro_dsn.primitives import behavior, simulator
 from numpyro_dsn.result import DSNResult
@@ -13,6 +13,7 @@ __all__ = [
     "DSNResult",
     "DSNState",
     "DSNWarning",
+    "DualNewton",
     "MaxEntropyELBO",
     "PenaltyMethod",
     "Status",

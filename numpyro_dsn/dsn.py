@@ -30,6 +30,9 @@ from numpyro_dsn.program import Behavior, Model, Program, read
 from numpyro_dsn.result import DSNResult, Fit
 from numpyro_dsn.status import Status, warn
 
+NUM_COMPONENTS = 8
+"""Components of the default guide's base where the method needs no gradient of the draws."""
+
 
 class DSNState(NamedTuple):
     """Everything needed to continue a run.
@@ -59,13 +62,15 @@ class DSN:
         A callable of ``{site: value}`` that makes ``behavior`` statements, or a dict
         ``{site: constraint}``; ``None`` if the model itself states its behavior.
     guide
-        A continuous AutoGuide; ``AutoRealNVP(model)`` by default.
+        A continuous AutoGuide; :class:`~numpyro_dsn.guides.AutoRealNVP` by default, with a
+        mixture base where the method allows it.
     optim
-        A NumPyro or optax optimizer; ``Adam(1e-3)`` by default.
+        A NumPyro or optax optimizer; ``Adam`` by default, with a step size that decays for
+        ``DualNewton`` and of 1e-3 for ``PenaltyMethod``.
     multipliers
-        How the dual variables move.
+        How the dual variables move: ``DualNewton()``, or ``PenaltyMethod()`` as published.
     num_particles
-        Number of draws in a step, each with one simulation.
+        Number of draws in a step. The penalty method simulates each once.
     num_steps
         Number of optimizer steps in an epoch.
     num_chains
@@ -156,7 +161,7 @@ class DSN:
         args, kwargs
             Arguments of the model.
         num_epochs
-            Number of epochs.
+            Number of epochs. The dual Newton method stops when every fit has converged.
         init_state
             State to continue from, ``result.state``.
         progress_bar
@@ -179,6 +184,8 @@ class DSN:
                         break
                     state = self.update(state)
                     bar.set_postfix_str(_progress(state.history))
+                    if isinstance(self.multipliers, DualNewton) and _has_converged(state.history):
+                        break
         except KeyboardInterrupt:
             status = Status.INTERRUPTED
         return self._result(state, status or _failure(state.history))
@@ -223,7 +230,10 @@ class DSN:
         if self._arguments is not None and _same(self._arguments, (args, kwargs)):
             return
         program = read(jax.random.key(0), self.model, self.behavior, args, kwargs)
-        guide = AutoRealNVP(program.guide_model) if self.guide is None else self.guide
+        guide = self.guide
+        if guide is None:
+            components = NUM_COMPONENTS if isinstance(self.multipliers, DualNewton) else 1
+            guide = AutoRealNVP(program.guide_model, num_components=components)
         transforms = _set_up_guide(guide, program, args, kwargs)
         self._constrain = partial(transform_fn, transforms)
 
@@ -368,12 +378,15 @@ def _as_numpyro_optim(optim: Any, method: PenaltyMethod | DualNewton) -> _NumPyr
 
 
 def _same(one: Any, other: Any) -> bool:
-    leaves, structure = jax.tree.flatten(one)
-    other_leaves, other_structure = jax.tree.flatten(other)
-    if structure != other_structure:
+    structures: list[Any] = [jax.tree.structure(one), jax.tree.structure(other)]
+    if structures[0] != structures[1]:
         return False
-    pairs = zip(leaves, other_leaves, strict=True)
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return all(a is b or (np.shape(a) == np.shape(b) and bool(np.all(a == b))) for a, b in pairs)
+
+
+def _has_converged(history: History) -> bool:
+    return bool(np.all(np.any(history.epochs.converged, axis=0)))
 
 
 def _failure(history: History) -> Status | None:

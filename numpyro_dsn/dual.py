@@ -31,10 +31,7 @@ class Tilt(NamedTuple):
 def tilt(natural_parameters: Array, log_base: Array, statistics: Array, noise: Array) -> Tilt:
     r"""Reweight draws of the prior to the tilted density.
 
-    .. math:: w_i \propto b_i \exp(\eta^\top \hat T_i - \tfrac12 \eta^\top S_i \eta)
-
-    The second term corrects, to second order, for a statistic that is a mean over replicates of
-    a stochastic simulator: exponentiating noise would otherwise reward it.
+    .. math:: w_i \propto b_i \exp(\eta^\top T_i)
 
     Parameters
     ----------
@@ -45,8 +42,7 @@ def tilt(natural_parameters: Array, log_base: Array, statistics: Array, noise: A
     statistics, noise
         T and the variance of its error, each of shape ``(num_draws, num_constraints)``.
     """
-    exponent = statistics @ natural_parameters - 0.5 * noise @ natural_parameters**2
-    log_weights = log_base + exponent
+    log_weights = log_base + exponent(natural_parameters, statistics, noise)
     log_normalizer = logsumexp(log_weights)
     log_weights = log_weights - log_normalizer
     weights = jnp.exp(log_weights)
@@ -54,6 +50,24 @@ def tilt(natural_parameters: Array, log_base: Array, statistics: Array, noise: A
     deviations = statistics - mean[None]
     covariance = (weights[:, None] * deviations).T @ deviations
     return Tilt(log_weights, log_normalizer, mean, covariance, 1 / jnp.sum(weights**2))
+
+
+def exponent(natural_parameters: Array, statistics: Array, noise: Array) -> Array:
+    r"""Return the exponent of the tilt at every draw, shape ``(num_draws,)``.
+
+    .. math:: \eta^\top \hat T - \tfrac12 \eta^\top S \eta
+
+    The second term corrects, to second order, for a statistic that is a mean over replicates of
+    a stochastic simulator: exponentiating noise would otherwise reward it.
+
+    Parameters
+    ----------
+    natural_parameters
+        eta, shape ``(num_constraints,)``.
+    statistics, noise
+        T and the variance of its error, each of shape ``(num_draws, num_constraints)``.
+    """
+    return statistics @ natural_parameters - 0.5 * noise @ natural_parameters**2
 
 
 def dual_value(

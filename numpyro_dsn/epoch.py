@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from numpyro.optim import _NumPyroOptim
 
 from numpyro_dsn.history import Epoch, Trace
-from numpyro_dsn.multipliers import NewtonState, PenaltyMethod, PenaltyState
+from numpyro_dsn.multipliers import PenaltyMethod, PenaltyState
 from numpyro_dsn.objective import (
     Particles,
     active_target,
@@ -56,7 +56,7 @@ class ChainState(NamedTuple):
     """
 
     optim_state: Any
-    dual: PenaltyState | NewtonState
+    dual: Any
     params: Params
     best: Best
     epoch: Array
@@ -113,7 +113,6 @@ def train(
     State of the optimizer, its parameters averaged over the second half of the steps, the
     records stacked over steps, and the share of steps left out.
     """
-
     num_averaged = (num_steps + 1) // 2
 
     def step(carry: Any, key_and_index: tuple) -> tuple[Any, tuple[Any, Array]]:
@@ -279,7 +278,7 @@ def penalty_epoch(
     """
     epoch = state.epoch + 1
     train_key, measure_key, dual_key = jax.random.split(jax.random.fold_in(state.rng_key, epoch), 3)
-    dual = state.dual
+    dual: PenaltyState = state.dual
 
     def loss(key: Array, params: Params) -> tuple[Array, tuple[Array, Array]]:
         particles = draw(key, params)

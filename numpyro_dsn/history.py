@@ -5,7 +5,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 RECORDS_PER_EPOCH = 50
 
@@ -72,9 +71,9 @@ class Trace(NamedTuple):
         E[T], shape ``(num_records, num_constraints)``.
     """
 
-    step: ArrayLike
-    entropy: ArrayLike
-    mean: ArrayLike
+    step: Array | np.ndarray
+    entropy: Array | np.ndarray
+    mean: Array | np.ndarray
 
 
 class History(NamedTuple):
@@ -113,7 +112,7 @@ def extend_history(history: History, epoch: Epoch, steps: Trace) -> History:
     num_steps = steps.step.shape[1]
     blocks = np.array_split(np.arange(num_steps), min(num_steps, RECORDS_PER_EPOCH))
 
-    def average(leaf: Array) -> np.ndarray:
+    def average(leaf: Array | np.ndarray) -> np.ndarray:
         by_step = np.swapaxes(np.asarray(leaf), 0, 1)
         return np.stack([by_step[block].mean(0) for block in blocks])
 

@@ -189,7 +189,7 @@ def _sample_stats(
         terms = [program.constraints[n].statistics(values[n]) for n in program.constraints]
         return jax.numpy.concatenate(terms)
 
-    asked = {name: sites[name] for name in program.constraints}
+    asked = {name: jax.numpy.asarray(sites[name]) for name in program.constraints}
     tilt = np.asarray(jax.vmap(jax.vmap(statistics))(asked))
     epochs = result.history.epochs
     multipliers = epochs.multipliers[result.epochs, np.arange(len(result.epochs))]

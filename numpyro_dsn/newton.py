@@ -1,18 +1,21 @@
 """One epoch of the dual Newton method: fit to weighted draws, simulate, move the multipliers."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from numpyro.optim import _NumPyroOptim
 
-from numpyro_dsn.dual import dual_value, solve_dual, tilt
+from numpyro_dsn.dual import dual_value, exponent, solve_dual, tilt
 from numpyro_dsn.epoch import Best, ChainState, Params, train, violations
 from numpyro_dsn.history import Epoch, Trace
 from numpyro_dsn.multipliers import DualNewton, NewtonState
-from numpyro_dsn.pool import Draws, Pool, empty_pool, insert_draws, log_weights
+from numpyro_dsn.pool import Draws, empty_pool, insert_draws, log_weights
+
+MAX_RATIO = 30.0
+"""Log ratios of flow and target count linearly beyond this many nats."""
 
 
 class Flow(NamedTuple):
@@ -41,10 +44,13 @@ def newton_epoch(
     num_particles: int,
     num_steps: int,
 ) -> tuple[ChainState, Epoch, Trace]:
-    """Run one epoch of the dual Newton method.
+    r"""Run one epoch of the dual Newton method.
 
-    The flow is fitted by maximum likelihood to draws of the tilted prior, resampled from the
-    pool: that covers every mode the pool knows and needs no gradient of the simulator.
+    .. math:: \min_\theta\; -E_{p_\eta}[\log q_\theta]
+              + \tfrac12 E_{q_\theta} \left[ \left( \log \frac{q_\theta}{p_\eta} \right)^2 \right]
+
+    Both terms are estimated on draws that were simulated before, by their weights. No gradient
+    of the simulator is needed, and none of the second term's weights is differentiated.
 
     Parameters
     ----------
@@ -64,8 +70,13 @@ def newton_epoch(
     Returns
     -------
     State after the epoch, its measurements, and one record for each step.
+
+    References
+    ----------
+    Richter, Boustati, Nüsken, Ruiz and Akyildiz (2020), *VarGrad*, for the second term.
     """
-    epoch, dual = state.epoch + 1, state.dual
+    epoch = state.epoch + 1
+    dual: NewtonState = state.dual
     key = jax.random.fold_in(state.rng_key, epoch)
     train_key, sample_key, simulator_key = jax.random.split(key, 3)
     scaled = (lower - dual.origin) / dual.scale, (upper - dual.origin) / dual.scale
@@ -75,23 +86,23 @@ def newton_epoch(
     eta, reached = solve_dual(dual.natural_parameters, *draws, *scaled, method.min_ess)
     aim = eta + dual.correction
     target = tilt(aim, *draws)
-    log_target = log_base_free(dual.pool, aim) - target.log_normalizer
+    log_target = dual.pool.log_prior + exponent(aim, *draws[1:]) - target.log_normalizer
     from_target = jnp.cumsum(jnp.exp(target.log_weights))
-    current = jnp.where(epoch == 1, 0, 1 + (epoch - 2) % method.num_flows)
-    from_flow = jnp.cumsum(jax.nn.softmax(log_weights(dual.pool, dual.pool.log_q[current])))
+    last = jnp.where(epoch == 1, 0, 1 + (epoch - 2) % method.num_flows)
+    log_last = dual.pool.log_q[last]
+    from_last = jnp.cumsum(jax.nn.softmax(log_weights(dual.pool, log_last)))
 
     def loss(key: Array, params: Params) -> tuple[Array, Array]:
-        keys = jax.random.split(key)
-        size = num_particles // 2
-        covered = resample(keys[0], from_target, size)
-        likelihood = flow.log_prob(params, dual.pool.flat[covered]).mean()
-        drawn = resample(keys[1], from_flow, size)
-        log_q = flow.log_prob(params, dual.pool.flat[drawn])
-        ratio = log_q - log_target[drawn]
-        now = jax.lax.stop_gradient(
-            jnp.exp(jnp.minimum(log_q - dual.pool.log_q[current][drawn], 1.0))
-        )
-        value = -likelihood + ALPHA * (now * huber(ratio)).mean()
+        target_key, last_key = jax.random.split(key)
+        # Likelihood of draws of the target: a mode that the draws know is never given up.
+        chosen = _resample(target_key, from_target, num_particles // 2)
+        likelihood = flow.log_prob(params, dual.pool.flat[chosen]).mean()
+        # Log-variance on draws of the last flow: takes mass away from where the target has none,
+        # as reverse KL does, with neither new simulations nor gradients of the simulator.
+        chosen = _resample(last_key, from_last, num_particles // 2)
+        log_q = flow.log_prob(params, dual.pool.flat[chosen])
+        weight = jax.lax.stop_gradient(jnp.exp(jnp.minimum(log_q - log_last[chosen], 1.0)))
+        value = -likelihood + jnp.mean(weight * _huber(log_q - log_target[chosen]))
         return value, value
 
     arrived = dual.reached & reached
@@ -253,22 +264,15 @@ def _measure(
     return epoch, residual, covariance
 
 
-ALPHA = 1.0
-DELTA = 3.0
-
-
-def huber(x: Array) -> Array:
-    size = jnp.abs(x)
-    return jnp.where(size < DELTA, 0.5 * x**2, DELTA * (size - 0.5 * DELTA))
-
-
-def log_base_free(pool, eta):
-    return pool.log_prior + pool.statistics @ eta - 0.5 * pool.noise @ eta**2
-
-
-def resample(rng_key: Array, cumulative: Array, num_draws: int) -> Array:
-    """Return indices of systematically resampled draws, which have less noise than independent ones."""
+def _resample(rng_key: Array, cumulative: Array, num_draws: int) -> Array:
+    """Return indices of systematically resampled draws: less noise than independent ones."""
     positions = (jnp.arange(num_draws) + jax.random.uniform(rng_key)) / num_draws
-    return jnp.minimum(
-        jnp.searchsorted(cumulative, positions * cumulative[-1]), cumulative.size - 1
-    )
+    chosen = jnp.searchsorted(cumulative, positions * cumulative[-1])
+    return jnp.minimum(chosen, cumulative.size - 1)
+
+
+def _huber(ratio: Array) -> Array:
+    """Return half the square, linear beyond :data:`MAX_RATIO`."""
+    size = jnp.abs(ratio)
+    linear = MAX_RATIO * (size - 0.5 * MAX_RATIO)
+    return jnp.where(size < MAX_RATIO, 0.5 * ratio**2, linear)

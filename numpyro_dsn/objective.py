@@ -69,6 +69,7 @@ def draw_particles(
         guide_key, simulator_key = jax.random.split(key)
         seeded = handlers.seed(handlers.substitute(guide, data=params), guide_key)
         trace = handlers.trace(seeded).get_trace(*args, **kwargs)
+        _require_reparametrized(trace)
         latents, log_q = latents_and_log_density(trace)
         gated = jax.tree.map(_gate, latents)
         statistics = simulate(simulator_key, model, gated, constraints, args, kwargs).statistics
@@ -230,6 +231,16 @@ def latents_and_log_density(trace: dict[str, dict]) -> tuple[dict[str, Array], A
         if not site["infer"].get("is_auxiliary", False):
             latents[name] = site["value"]
     return latents, log_q
+
+
+def _require_reparametrized(trace: dict[str, dict]) -> None:
+    """Raise if a gradient with respect to the guide's parameters would miss a part."""
+    for name, site in trace.items():
+        if site["type"] == "sample" and not getattr(site["fn"], "has_rsample", True):
+            raise ValueError(
+                f"Draws of the guide's site '{name}' have no gradient; use a guide without a "
+                "mixture, for instance `num_components=1`, or `multipliers=DualNewton()`."
+            )
 
 
 @jax.custom_vjp

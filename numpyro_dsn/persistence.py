@@ -68,8 +68,8 @@ def load_arrays(path: str | Path, template: Any, fingerprint: dict[str, Any]) ->
         surplus = set(file.files) - {FINGERPRINT} - {name for name, _ in named}
         if surplus:
             raise ValueError(
-                f"'{path}' holds `{min(surplus)}`, which this DSN does not have; load it with a DSN "
-                "of the same guide, optimizer and settings."
+                f"'{path}' holds `{min(surplus)}`, which this DSN does not have; load it with a "
+                "DSN of the same guide, optimizer and settings."
             )
         for name, leaf in named:
             if name not in file or (

@@ -21,11 +21,15 @@ from numpyro_dsn.guides.transforms import ElementwiseAffine
 
 NUM_START_DRAWS = 2000
 
+COMPONENT_SCALE = 0.6
+"""Standard deviation of each component of a mixture base at the start."""
+
 
 class AutoFlow(AutoContinuous):
     r"""A normalizing flow on the unconstrained latents that starts at the prior.
 
-    .. math:: u = \mu + \sigma \odot f_L(\dots f_1(\omega)), \qquad \omega \sim N(0, I)
+    .. math:: u = \mu + \sigma \odot f_L(\dots f_1(\omega)), \qquad
+              \omega \sim \sum_k \pi_k N(m_k, S_k)
 
     A subclass gives the layers f; they are the identity at the start, and the last affine layer
     matches mean and standard deviation of prior draws in unconstrained space.
@@ -34,6 +38,10 @@ class AutoFlow(AutoContinuous):
     ----------
     model
         A NumPyro model. Sites marked with ``simulator()`` are no latents.
+    num_components
+        Number of normal distributions that the base distribution mixes. With several, separate
+        modes need no bridge of mass between them; but draws then have no gradient, so only
+        methods that fit to weighted draws can use it.
     init_variance
         Start from an isotropic Gaussian of this variance around the center of the prior instead,
         in squared units of the latents (the draft's A.1.2). The map to the support is linearized
@@ -47,19 +55,23 @@ class AutoFlow(AutoContinuous):
     Raises
     ------
     ValueError
-        If ``init_variance`` is not positive.
+        If ``init_variance`` or ``num_components`` is not positive.
     """
 
     def __init__(
         self,
         model: Callable,
         *,
+        num_components: int = 1,
         init_variance: float | None = None,
         prefix: str = "auto",
         init_loc_fn: Callable = init_to_uniform,
     ) -> None:
+        if num_components < 1:
+            raise ValueError(f"`num_components` must be at least 1, but is {num_components}.")
         if init_variance is not None and not init_variance > 0:
             raise ValueError(f"`init_variance` must be > 0, but is {init_variance}.")
+        self.num_components = num_components
         self.init_variance = init_variance
         latents_only = handlers.block(model, hide_fn=_is_no_latent)
         super().__init__(latents_only, prefix=prefix, init_loc_fn=init_loc_fn)
@@ -69,8 +81,23 @@ class AutoFlow(AutoContinuous):
         """Return the layers between base distribution and affine layer, the identity at first."""
 
     def get_base_dist(self) -> dist.Distribution:
-        """Return the standard normal distribution of the latent dimension."""
-        return dist.Normal(jnp.zeros(self.latent_dim), 1.0).to_event(1)
+        """Return the base distribution, of mean zero and variance one at the start."""
+        shape = (self.num_components, self.latent_dim)
+        if self.num_components == 1:
+            return dist.Normal(jnp.zeros(self.latent_dim), 1.0).to_event(1)
+
+        def spread(key: Array) -> Array:
+            return jnp.sqrt(1 - COMPONENT_SCALE**2) * jax.random.normal(key, shape)
+
+        loc = numpyro.param(f"{self.prefix}_component_loc", spread)
+        scale = numpyro.param(
+            f"{self.prefix}_component_scale",
+            jnp.full(shape, COMPONENT_SCALE),
+            constraint=constraints.softplus_positive,
+        )
+        logits = numpyro.param(f"{self.prefix}_component_logits", jnp.zeros(self.num_components))
+        components = dist.Normal(loc, scale).to_event(1)
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
 
     def _get_posterior(self) -> dist.TransformedDistribution:
         loc, scale = self._start
@@ -79,6 +106,10 @@ class AutoFlow(AutoContinuous):
             numpyro.param(f"{self.prefix}_scale", scale, constraint=constraints.softplus_positive),
         )
         return dist.TransformedDistribution(self.get_base_dist(), [*self._layers(), affine])
+
+    def get_posterior(self, params: dict[str, Array]) -> dist.Distribution:
+        """Return the distribution of the flat unconstrained latents."""
+        return handlers.substitute(self._get_posterior, data=params)()
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)

@@ -30,7 +30,7 @@ class AutoRealNVP(AutoFlow):
         Widths of the hidden layers of each coupling's network.
     num_bins
         Number of bins of each coordinate's spline.
-    init_variance, prefix, init_loc_fn
+    num_components, init_variance, prefix, init_loc_fn
         As in :class:`AutoFlow`.
 
     References
@@ -45,6 +45,7 @@ class AutoRealNVP(AutoFlow):
         num_layers: int = 6,
         hidden_dims: tuple[int, ...] = (50, 50),
         num_bins: int = 16,
+        num_components: int = 1,
         init_variance: float | None = None,
         prefix: str = "auto",
         init_loc_fn: Callable = init_to_uniform,
@@ -52,7 +53,13 @@ class AutoRealNVP(AutoFlow):
         self.num_layers = num_layers
         self.hidden_dims = tuple(hidden_dims)
         self.num_bins = num_bins
-        super().__init__(model, init_variance=init_variance, prefix=prefix, init_loc_fn=init_loc_fn)
+        super().__init__(
+            model,
+            num_components=num_components,
+            init_variance=init_variance,
+            prefix=prefix,
+            init_loc_fn=init_loc_fn,
+        )
 
     def _layers(self) -> list[Transform]:
         dim = self.latent_dim
