@@ -1,6 +1,8 @@
 """Degenerate solution networks: which parameters of a circuit produce a behavior."""
 
+from numpyro_dsn.certificate import Certificate
 from numpyro_dsn.dsn import DSN, DSNState
+from numpyro_dsn.exponential_family import exponential_family
 from numpyro_dsn.multipliers import DualNewton, PenaltyMethod
 from numpyro_dsn.objective import MaxEntropyELBO
 from numpyro_dsn.primitives import behavior, simulator
@@ -9,6 +11,7 @@ from numpyro_dsn.status import DSNWarning, Status
 from numpyro_dsn.version import __version__
 
 __all__ = [
+    "Certificate",
     "DSN",
     "DSNResult",
     "DSNState",
@@ -19,5 +22,6 @@ __all__ = [
     "Status",
     "__version__",
     "behavior",
+    "exponential_family",
     "simulator",
 ]

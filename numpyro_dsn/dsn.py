@@ -10,28 +10,29 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpyro import handlers
-from numpyro.distributions import biject_to, constraints
-from numpyro.distributions.transforms import Transform
 from numpyro.infer.autoguide import AutoContinuous
-from numpyro.infer.initialization import init_to_uniform
 from numpyro.infer.util import transform_fn
 from numpyro.optim import Adam, _NumPyroOptim, optax_to_numpyro
 from tqdm.auto import trange
 
 from numpyro_dsn.epoch import ChainState, Params, penalty_epoch, start_chain
-from numpyro_dsn.flow import build_flow, prior_sampler
+from numpyro_dsn.flow import build_flow, prior_sampler, set_up_guide
 from numpyro_dsn.guides import AutoRealNVP
 from numpyro_dsn.history import History, extend_history, start_history
 from numpyro_dsn.multipliers import DualNewton, PenaltyMethod
 from numpyro_dsn.newton import newton_epoch, start_newton
 from numpyro_dsn.objective import Particles, draw_particles
 from numpyro_dsn.persistence import load_arrays
-from numpyro_dsn.program import Behavior, Model, Program, read
+from numpyro_dsn.program import Behavior, Model, read
 from numpyro_dsn.result import DSNResult, Fit
 from numpyro_dsn.status import Status, warn
+from numpyro_dsn.summary import progress_text
 
 NUM_COMPONENTS = 8
 """Components of the default guide's base where the method needs no gradient of the draws."""
+
+NUM_REPLICATES = 16
+"""Simulations of each draw behind a certificate of the penalty method, if there is noise."""
 
 
 class DSNState(NamedTuple):
@@ -178,12 +179,12 @@ class DSN:
         try:
             with trange(num_epochs, desc="DSN", unit="epoch", disable=disable) as bar:
                 for _ in bar:
-                    bar.set_postfix_str(_progress(state.history))
+                    bar.set_postfix_str(progress_text(state.history))
                     status = _failure(state.history)
                     if status is not None:
                         break
                     state = self.update(state)
-                    bar.set_postfix_str(_progress(state.history))
+                    bar.set_postfix_str(progress_text(state.history))
                     if isinstance(self.multipliers, DualNewton) and _has_converged(state.history):
                         break
         except KeyboardInterrupt:
@@ -234,7 +235,7 @@ class DSN:
         if guide is None:
             components = NUM_COMPONENTS if isinstance(self.multipliers, DualNewton) else 1
             guide = AutoRealNVP(program.guide_model, num_components=components)
-        transforms = _set_up_guide(guide, program, args, kwargs)
+        transforms = set_up_guide(guide, program, args, kwargs)
         self._constrain = partial(transform_fn, transforms)
 
         def init_params(rng_key: Array) -> Params:
@@ -255,9 +256,10 @@ class DSN:
             )
 
         method, optim, bounds = self.multipliers, self.optim, (program.lower, program.upper)
+        replicates = method.num_replicates if isinstance(method, DualNewton) else NUM_REPLICATES
+        flow = build_flow(program, guide, self._constrain, replicates, args, kwargs)
+        prior = prior_sampler(program, guide, args, kwargs)
         if isinstance(method, DualNewton):
-            flow = build_flow(program, guide, self._constrain, method.num_replicates, args, kwargs)
-            prior = prior_sampler(program, guide, args, kwargs)
             sizes = self.num_particles, self.num_steps
 
             def start(rng_key: Array) -> Any:
@@ -277,7 +279,7 @@ class DSN:
 
         self._start = jax.jit(lambda keys: _strong(jax.vmap(start)(keys)))
         self._epoch = jax.jit(lambda chains: _strong(jax.vmap(epoch)(chains)))
-        self._fit = Fit(program, guide, args, kwargs)
+        self._fit = Fit(program, guide, args, kwargs, flow, prior)
         self._arguments = args, kwargs
 
     def _result(self, state: DSNState, failure: Status | None) -> DSNResult:
@@ -318,50 +320,6 @@ class DSN:
         }
 
 
-def _set_up_guide(
-    guide: AutoContinuous, program: Program, args: tuple, kwargs: dict
-) -> dict[str, Transform]:
-    """Run the guide once, outside any transformation; return its parameters' transforms."""
-    if not isinstance(guide, AutoContinuous):
-        raise TypeError(
-            f"`guide` must be a continuous AutoGuide with a density, but is {guide!r}; use for "
-            "instance `AutoRealNVP(model)`."
-        )
-    # Before the guide runs, which has a less helpful message for discrete noise.
-    given, expected = _sample_sites(guide.model, args, kwargs), set(program.latents)
-    if given != expected:
-        raise ValueError(
-            f"The guide has latent sites {sorted(given)} but the model has {sorted(expected)}; "
-            "noise of the simulator must be hidden from the guide, for instance with "
-            "`AutoIAFNormal(numpyro.handlers.block(model, hide=[...]))`."
-        )
-    trace = handlers.trace(handlers.seed(guide, jax.random.key(0))).get_trace(*args, **kwargs)
-    return {
-        name: biject_to(site["kwargs"].get("constraint", constraints.real))
-        for name, site in trace.items()
-        if site["type"] == "param"
-    }
-
-
-def _strong(tree: Any) -> Any:
-    """Return arrays without weak types: a mixture would make a later epoch compile again."""
-    return jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), tree)
-
-
-def _sample_sites(model: Model, args: tuple, kwargs: dict) -> set[str]:
-    """Return the names of a model's sample sites; nothing is computed."""
-    names: set[str] = set()
-
-    def run(rng_key: Array) -> None:
-        seeded = handlers.seed(model, rng_key)
-        started = handlers.substitute(seeded, substitute_fn=init_to_uniform)
-        trace = handlers.trace(started).get_trace(*args, **kwargs)
-        names.update(name for name, site in trace.items() if site["type"] == "sample")
-
-    jax.eval_shape(run, jax.random.key(0))
-    return names
-
-
 def _as_numpyro_optim(optim: Any, method: PenaltyMethod | DualNewton) -> _NumPyroOptim:
     if optim is None and isinstance(method, DualNewton):
         return Adam(lambda step: 2e-3 / (1 + step / 2000))
@@ -375,6 +333,11 @@ def _as_numpyro_optim(optim: Any, method: PenaltyMethod | DualNewton) -> _NumPyr
             "`numpyro.optim.Adam(1e-3)`."
         )
     return optax_to_numpyro(optim)
+
+
+def _strong(tree: Any) -> Any:
+    """Return arrays without weak types: a mixture would make a later epoch compile again."""
+    return jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), tree)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -396,13 +359,3 @@ def _failure(history: History) -> Status | None:
     if np.all(last.skipped > 0.5) or not np.any(np.isfinite(last.entropy)):
         return Status.DIVERGED
     return None
-
-
-def _progress(history: History) -> str:
-    last = jax.tree.map(lambda leaf: leaf[-1], history.epochs)
-    worst = np.abs(last.violation).max()
-    text = f"entropy {np.mean(last.entropy):.3f}, violation {worst:.3f} sd"
-    text += f", converged {int(last.converged.sum())}/{last.converged.size}"
-    if last.nonfinite.max() > 0:
-        text += f", non-finite {last.nonfinite.max():.1%}"
-    return text

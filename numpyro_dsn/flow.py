@@ -5,13 +5,17 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
+from numpyro import handlers
+from numpyro.distributions import biject_to, constraints
+from numpyro.distributions.transforms import Transform
 from numpyro.infer.autoguide import AutoContinuous
+from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_dsn.epoch import Params
 from numpyro_dsn.guides import constrain, unconstrain, unconstrained_posterior
 from numpyro_dsn.newton import Flow
 from numpyro_dsn.pool import Draws
-from numpyro_dsn.program import Program, draw_prior, simulate
+from numpyro_dsn.program import Model, Program, draw_prior, simulate
 
 BATCH_SIZE = 2000
 
@@ -95,3 +99,42 @@ def prior_sampler(
         return jax.vmap(lambda z: unconstrain(guide, z)[0])(latents)
 
     return sample
+
+
+def set_up_guide(
+    guide: AutoContinuous, program: Program, args: tuple, kwargs: dict
+) -> dict[str, Transform]:
+    """Run the guide once, outside any transformation; return its parameters' transforms."""
+    if not isinstance(guide, AutoContinuous):
+        raise TypeError(
+            f"`guide` must be a continuous AutoGuide with a density, but is {guide!r}; use for "
+            "instance `AutoRealNVP(model)`."
+        )
+    # Before the guide runs, which has a less helpful message for discrete noise.
+    given, expected = _sample_sites(guide.model, args, kwargs), set(program.latents)
+    if given != expected:
+        raise ValueError(
+            f"The guide has latent sites {sorted(given)} but the model has {sorted(expected)}; "
+            "noise of the simulator must be hidden from the guide, for instance with "
+            "`AutoIAFNormal(numpyro.handlers.block(model, hide=[...]))`."
+        )
+    trace = handlers.trace(handlers.seed(guide, jax.random.key(0))).get_trace(*args, **kwargs)
+    return {
+        name: biject_to(site["kwargs"].get("constraint", constraints.real))
+        for name, site in trace.items()
+        if site["type"] == "param"
+    }
+
+
+def _sample_sites(model: Model, args: tuple, kwargs: dict) -> set[str]:
+    """Return the names of a model's sample sites; nothing is computed."""
+    names: set[str] = set()
+
+    def run(rng_key: Array) -> None:
+        seeded = handlers.seed(model, rng_key)
+        started = handlers.substitute(seeded, substitute_fn=init_to_uniform)
+        trace = handlers.trace(started).get_trace(*args, **kwargs)
+        names.update(name for name, site in trace.items() if site["type"] == "sample")
+
+    jax.eval_shape(run, jax.random.key(0))
+    return names

@@ -113,10 +113,7 @@ def newton_epoch(
     optim_state, params, records, skipped = train(train_key, optim, optim_state, loss, num_steps)
 
     new = flow.simulate(simulator_key, flow.sample(sample_key, params, method.num_draws))
-    new = new._replace(
-        statistics=(new.statistics - dual.origin[None]) / dual.scale[None],
-        noise=new.noise / dual.scale[None] ** 2,
-    )
+    new = rescale(new, dual.origin, dual.scale)
     component = 1 + (epoch - 1) % method.num_flows
     first = jnp.where(dual.from_prior, new.log_prior, flow.log_prob(dual.first_params, new.flat))
     pool = insert_draws(dual.pool, component, params, new, first, flow.log_prob)
@@ -181,10 +178,7 @@ def start_newton(
     scale = jnp.sqrt(weights @ (draws.statistics - mean[None]) ** 2)
     scale = jnp.where(scale > 0, scale, 1.0)
     origin = jnp.where(jnp.isfinite(lower), lower, upper)
-    draws = draws._replace(
-        statistics=(draws.statistics - origin[None]) / scale[None],
-        noise=draws.noise / scale[None] ** 2,
-    )
+    draws = rescale(draws, origin, scale)
     log_first = draws.log_prior if prior is not None else flow.log_prob(params, draws.flat)
     zeros = jnp.zeros_like(lower)
     dual = NewtonState(
@@ -203,6 +197,14 @@ def start_newton(
     state = ChainState(optim.init(params), dual, params, best, jnp.zeros((), int), rng_key)
     summary = summary._replace(nonfinite=(~draws.finite).mean(), converged=jnp.zeros((), bool))
     return state, summary
+
+
+def rescale(draws: Draws, origin: Array, scale: Array) -> Draws:
+    """Return draws whose statistics are in units of ``scale`` about ``origin``."""
+    return draws._replace(
+        statistics=(draws.statistics - origin[None]) / scale[None],
+        noise=draws.noise / scale[None] ** 2,
+    )
 
 
 def _measure(

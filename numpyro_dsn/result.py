@@ -1,5 +1,6 @@
 """What a run returns: draws, densities, predictions and a summary of the fit."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpyro import handlers
+from numpyro.infer import psis_diagnostic
 from numpyro.infer.autoguide import AutoContinuous
 
+from numpyro_dsn.certificate import Certificate, certify, collect, from_newton
+from numpyro_dsn.dual import exponent
+from numpyro_dsn.exponential_family import exponential_family
 from numpyro_dsn.guides import log_prob, unconstrain
 from numpyro_dsn.history import Epoch, History
+from numpyro_dsn.latents import require_latents
+from numpyro_dsn.multipliers import NewtonState
+from numpyro_dsn.newton import Flow
 from numpyro_dsn.objective import latents_and_log_density
 from numpyro_dsn.persistence import save_arrays
 from numpyro_dsn.program import Program, draw_prior, simulate
@@ -24,16 +32,29 @@ if TYPE_CHECKING:
     import arviz
 
 BATCH_SIZE = 1000
+
+CORRECTION_FACTOR = 10
+"""Draws of the fit for each corrected draw."""
+
+NUM_REPLICATES = 16
+"""Fixed keys of the tilted model of a stochastic circuit, for the Pareto shape."""
+
 Sites = dict[str, Array]
 
 
 class Fit(NamedTuple):
-    """What was fitted: the program, the guide that was set up, and the model's arguments."""
+    """What was fitted: the program, the guide that was set up, and the model's arguments.
+
+    ``flow`` and ``prior`` are their functions in unconstrained space; ``prior`` is ``None`` if it
+    cannot be sampled.
+    """
 
     program: Program
     guide: AutoContinuous
     args: tuple
     kwargs: dict
+    flow: Flow
+    prior: Callable[[Array, int], Array] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +118,37 @@ class DSNResult:
         values = self.measured.multipliers.tolist()
         return dict(zip(self.fit.program.labels, values, strict=True))
 
-    def sample(self, rng_key: Array, num_samples: int = 1000) -> Sites:
+    @cached_property
+    def certificate(self) -> Certificate:
+        """How far the fit is from maximum entropy, and what cannot be told.
+
+        It rests on the draws that the dual Newton method kept; for the penalty method, which
+        keeps none, circuits are simulated at the first call.
+        """
+        fit, chain = self.fit, jax.tree.map(lambda leaf: leaf[self.chain], self.state.chains)
+        bounds = fit.program.lower, fit.program.upper
+        if isinstance(chain.dual, NewtonState):
+            evidence = from_newton(chain.dual, int(self.epochs[self.chain]), *bounds)
+        else:
+            params = chain.best.params if int(chain.best.epoch) >= 0 else chain.params
+            evidence = collect(jax.random.key(0), fit.flow, fit.prior, params, *bounds)
+        eta = evidence.natural_parameters / evidence.scale
+        replicates = NUM_REPLICATES if fit.program.is_stochastic else 1
+        tilted = exponential_family(fit.program.model, fit.program.constraints, eta, replicates)
+        params = self._chain_params(self.chain)
+        pareto_k = psis_diagnostic(
+            jax.random.key(0),
+            params,
+            tilted,
+            fit.guide,
+            *fit.args,
+            num_particles=5000,
+            chunk_size=BATCH_SIZE,
+            **fit.kwargs,
+        )
+        return certify(evidence, fit.program.labels, self.measured, float(pareto_k))
+
+    def sample(self, rng_key: Array, num_samples: int = 1000, corrected: bool = False) -> Sites:
         """Draw circuits from the fit and simulate each once, with fresh noise.
 
         Parameters
@@ -106,11 +157,16 @@ class DSNResult:
             Key of the draws and the noise.
         num_samples
             Number of draws.
+        corrected
+            Whether to resample draws by their weights to the exponential family, which meets the
+            constraints exactly where the fit is only close to it.
 
         Returns
         -------
         Value of every sample and deterministic site, with a leading axis ``num_samples``.
         """
+        if corrected:
+            return self._resample(rng_key, num_samples)
         keys = jax.random.split(rng_key, num_samples)
         return self._sample(self._chain_params(self.chain), keys)[0]
 
@@ -189,7 +245,7 @@ class DSNResult:
         NotImplementedError
             If the guide's flow has no inverse.
         """
-        latents, batch_shape = self._require_latents(values)
+        latents, batch_shape = require_latents(self.fit.program, values)
         return self._log_prob(latents).reshape(batch_shape)
 
     def predictive(
@@ -220,8 +276,8 @@ class DSNResult:
         draw_key, noise_key = jax.random.split(rng_key)
         if not args and not kwargs:
             args, kwargs = self.fit.args, self.fit.kwargs
-        latents, shape = self._require_latents(
-            self.sample(draw_key, num_samples) if values is None else values
+        latents, shape = require_latents(
+            self.fit.program, self.sample(draw_key, num_samples) if values is None else values
         )
         keys = jax.random.split(noise_key, int(np.prod(shape)))
         sites = self._simulate(args, kwargs)(keys, latents)
@@ -268,29 +324,9 @@ class DSNResult:
     def _chain_params(self, chain: int) -> dict[str, Array]:
         return jax.tree.map(lambda leaf: leaf[chain], self.params)
 
-    def _require_latents(self, values: Sites) -> tuple[Sites, tuple[int, ...]]:
-        """Return latents with one leading axis, and the shape of the leading axes."""
-        latents, shapes = {}, {}
-        for name, site in self.fit.program.latents.items():
-            if name not in values:
-                raise ValueError(
-                    f"Site '{name}' is missing; give a value for every latent site, "
-                    f"{sorted(self.fit.program.latents)}."
-                )
-            value, event_shape = jnp.asarray(values[name]), jnp.shape(site["value"])
-            shapes[name] = value.shape[: value.ndim - len(event_shape)]
-            if value.shape[len(shapes[name]) :] != event_shape:
-                raise ValueError(
-                    f"Site '{name}' has shape {value.shape}; it must end in {event_shape}."
-                )
-            latents[name] = value.reshape((-1, *event_shape))
-        if len(set(shapes.values())) > 1:
-            raise ValueError(f"Leading axes of the sites differ: {shapes}; they must be the same.")
-        return latents, next(iter(shapes.values()))
-
     @cached_property
     def _sample(self) -> Any:
-        program, guide, args, kwargs = self.fit
+        program, guide, args, kwargs = self.fit[:4]
 
         @jax.jit
         def sample(params: dict[str, Array], keys: Array) -> tuple[Sites, dict[str, Array]]:
@@ -311,7 +347,7 @@ class DSNResult:
 
     @cached_property
     def _log_prob(self) -> Any:
-        params, (program, guide, _, _) = self._chain_params(self.chain), self.fit
+        params, (program, guide) = self._chain_params(self.chain), self.fit[:2]
 
         def density(latents: Sites) -> Array:
             inside = [
@@ -324,6 +360,21 @@ class DSNResult:
             return jnp.where(jnp.all(jnp.stack(inside)), value, -jnp.inf)
 
         return jax.jit(jax.vmap(density))
+
+    def _resample(self, rng_key: Array, num_samples: int) -> Sites:
+        """Return draws resampled by their weights to the certified exponential family."""
+        draw_key, choose_key, noise_key = jax.random.split(rng_key, 3)
+        fit, num_draws = self.fit, CORRECTION_FACTOR * num_samples
+        eta = jnp.array(list(self.certificate.natural_parameters.values()))
+        sites, density = self.draw_chain(draw_key, self.chain, num_draws)
+        latents = {name: sites[name] for name in fit.program.latents}
+        flat = jax.vmap(lambda values: unconstrain(fit.guide, values)[0])(latents)
+        # The mean over replicates: one noisy run would be tilted together with its noise.
+        draws = fit.flow.simulate(noise_key, flat)
+        tilt = jnp.where(draws.finite, exponent(eta, draws.statistics, draws.noise), -jnp.inf)
+        log_weights = tilt + density["log_prior"] - density["log_q"]
+        chosen = jax.random.categorical(choose_key, log_weights, shape=(num_samples,))
+        return jax.tree.map(lambda leaf: leaf[chosen], sites)
 
     def _simulate(self, args: tuple, kwargs: dict) -> Any:
         program = self.fit.program

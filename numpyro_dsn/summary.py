@@ -3,7 +3,11 @@
 import textwrap
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
+
+from numpyro_dsn.certificate import Certificate
+from numpyro_dsn.history import History
 
 if TYPE_CHECKING:
     from numpyro_dsn.result import DSNResult
@@ -49,8 +53,35 @@ def format_summary(result: "DSNResult") -> str:
         lines.append(f"{measured.nonfinite:.2%} of draws have NaN or infinite statistics, left out")
     if measured.skipped > 0:
         lines.append(f"{measured.skipped:.2%} of steps left out: their gradient was not finite")
+    if not np.isnan(measured.gap):
+        lines += _certificate_lines(result.certificate)
     lines += textwrap.wrap(f"{result.status.name}: {result.status.value}", LINE_LENGTH)
     return "\n".join(lines)
+
+
+def _certificate_lines(certificate: Certificate) -> list[str]:
+    missed = "cannot tell"
+    if not np.isnan(certificate.missed_mass):
+        missed = f"{certificate.missed_mass:.1%} +- {certificate.missed_mass_se:.1%}"
+    return [
+        f"distance to the dual bound {certificate.gap:.4f} +- {certificate.gap_se:.4f} nats, "
+        f"effective draws {certificate.ess:.0f}, Pareto k {certificate.pareto_k:.2f}",
+        f"mass of the optimum that is not covered: {missed}",
+        *textwrap.wrap(certificate.verdict, LINE_LENGTH),
+    ]
+
+
+def progress_text(history: History) -> str:
+    """Return what the progress bar says after an epoch: entropy, largest violation, gap."""
+    last = jax.tree.map(lambda leaf: leaf[-1], history.epochs)
+    worst = np.abs(last.violation).max()
+    text = f"entropy {np.mean(last.entropy):.3f}, violation {worst:.3f} sd"
+    if np.isfinite(last.gap).all():
+        text += f", gap {last.gap.max():.3f}"
+    text += f", converged {int(last.converged.sum())}/{last.converged.size}"
+    if last.nonfinite.max() > 0:
+        text += f", non-finite {last.nonfinite.max():.1%}"
+    return text
 
 
 def _target(lower: float, upper: float) -> str:

@@ -19,8 +19,9 @@ from numpyro.infer.util import unconstrain_fn
 
 from numpyro_dsn import behavior, simulator
 from numpyro_dsn.constraints import Moments
-from numpyro_dsn.guides import AutoRealNVP, constrain, log_prob, unconstrain
+from numpyro_dsn.guides import AutoNeuralSpline, AutoRealNVP, constrain, log_prob, unconstrain
 from numpyro_dsn.guides.flow import NUM_START_DRAWS
+from numpyro_dsn.guides.neural_spline import SplineCoupling
 from numpyro_dsn.guides.real_nvp import split
 from numpyro_dsn.guides.transforms import (
     MAX_LOG_SCALE,
@@ -34,17 +35,29 @@ from numpyro_dsn.objective import latents_and_log_density
 # --- Layers -------------------------------------------------------------------------------------
 
 
-def coupling(rng, dim, weight=1.0):
-    conditioner, transformed = split(0, dim)
-    widths = (len(conditioner), 7, 7, 2 * len(transformed))
-    layers = [
+def random_network(rng, num_in, num_out, weight):
+    widths = (num_in, 7, 7, num_out)
+    return [
         (
             jnp.asarray(rng.normal(0, weight / np.sqrt(num_in), (num_in, num_out))),
             jnp.asarray(rng.normal(0, weight, num_out)),
         )
         for num_in, num_out in zip(widths[:-1], widths[1:], strict=True)
     ]
+
+
+def coupling(rng, dim, weight=1.0):
+    conditioner, transformed = split(0, dim)
+    layers = random_network(rng, len(conditioner), 2 * len(transformed), weight)
     return AffineCoupling(conditioner, transformed, layers)
+
+
+def spline_coupling(rng, dim, weight=1.0, num_bins=4):
+    conditioner, transformed = split(0, dim)
+    # Heights, slopes and a shift for each coordinate that moves.
+    num_out = (2 * num_bins + 2) * len(transformed)
+    layers = random_network(rng, len(conditioner), num_out, weight)
+    return SplineCoupling(conditioner, transformed, layers)
 
 
 def spline(rng, dim, num_bins=8, weight=1.0):
@@ -64,6 +77,8 @@ def affine(rng, dim):
 LAYERS = {
     "coupling-2": (coupling, 2),
     "coupling-5": (coupling, 5),
+    "spline coupling-2": (spline_coupling, 2),
+    "spline coupling-5": (spline_coupling, 5),
     "spline-1": (spline, 1),
     "spline-2": (spline, 2),
     "spline-5": (spline, 5),
@@ -154,7 +169,7 @@ def test_a_layer_has_an_inverse_and_the_log_det_of_its_jacobian(name, rng):
         assert_allclose(back, x, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["coupling-5", "spline-5", "affine-5"])
+@pytest.mark.parametrize("name", ["coupling-5", "spline coupling-5", "spline-5", "affine-5"])
 def test_a_layer_is_exact_in_double_precision(name, rng, x64):
     constructor, dim = LAYERS[name]
     result = check_law(constructor(rng, dim), jnp.asarray(rng.normal(0, 2, (6, dim))), 1e-9)
@@ -191,17 +206,18 @@ def test_zero_parameters_make_the_spline_the_identity(num_bins):
     assert_allclose(log_det, 0.0, atol=50 * epsilon())
 
 
-@pytest.mark.parametrize("dim", [2, 5])
-def test_zero_parameters_make_the_coupling_the_identity(dim, rng):
-    x = jnp.asarray(rng.normal(size=dim))
-    y, log_det = jax.jit(coupling(rng, dim, weight=0.0).call_with_intermediates)(x)
-    assert_array_equal(y, x)
-    assert log_det == 0
+@pytest.mark.parametrize("constructor", [coupling, spline_coupling])
+def test_zero_parameters_make_a_coupling_the_identity(constructor, rng):
+    x = jnp.asarray(rng.normal(size=5))
+    y, log_det = jax.jit(constructor(rng, 5, weight=0.0).call_with_intermediates)(x)
+    assert_allclose(y, x, atol=50 * epsilon())
+    assert_allclose(log_det, 0.0, atol=50 * epsilon())
 
 
-def test_the_coupling_moves_one_half_by_a_function_of_the_other(rng):
+@pytest.mark.parametrize("constructor", [coupling, spline_coupling])
+def test_a_coupling_moves_one_half_by_a_function_of_the_other(constructor, rng):
     x = jnp.array([0.3, -1.2, 0.7, 2.0, -0.4])
-    layer = coupling(rng, 5)
+    layer = constructor(rng, 5)
     conditioner, transformed = list(layer.conditioner), list(layer.transformed)
     jacobian = np.asarray(jax.jit(jax.jacobian(layer))(x))
     assert sorted(conditioner + transformed) == list(range(5))
@@ -284,7 +300,7 @@ def structured():
 
 
 def cholesky():
-    numpyro.sample("factor", dist.LKJCholesky(3, 2.0))
+    numpyro.sample("factor", dist.LKJCholesky(2, 2.0))
 
 
 def noisy():
@@ -300,24 +316,25 @@ def improper():
     numpyro.sample("z", dist.ImproperUniform(dist.constraints.real, (), ()))
 
 
-# model, and the shape of each latent; the dimension of the unconstrained vector
+# model; shape of each latent; dimension of the unconstrained vector
 MODELS = {
     "uniform": (uniform, {"z": ()}, 1),
+    "mixture": (uniform, {"z": ()}, 1),
     "normal": (normal, {"z": ()}, 1),
     "several": (several, {"rate": (), "free": (), "box": (2,), "share": (3,)}, 6),
     "structured": (structured, {"center": (), "gain": (3,), "weights": (2, 3)}, 10),
-    "cholesky": (cholesky, {"factor": (3, 3)}, 3),
+    "cholesky": (cholesky, {"factor": (2, 2)}, 1),
     "noisy": (noisy, {"z": ()}, 1),
     "improper": (improper, {"z": ()}, 1),
 }
-PROPER = [name for name in MODELS if name != "improper"]
+SETTINGS = {"mixture": {"num_components": 3}}
 NUM_DRAWS = 4000
 
 
 @cache
-def set_up(model, precision, **settings):
+def set_up(model, precision, make=AutoRealNVP, **settings):
     """Return a guide that was set up, with its parameters at the start."""
-    guide = AutoRealNVP(model, **({"num_layers": 2, "hidden_dims": (8,), "num_bins": 4} | settings))
+    guide = make(model, **({"num_layers": 2, "hidden_dims": (8,), "num_bins": 4} | settings))
     trace = handlers.trace(handlers.seed(guide, jax.random.key(1))).get_trace()
     return guide, {name: s["value"] for name, s in trace.items() if s["type"] == "param"}
 
@@ -325,14 +342,18 @@ def set_up(model, precision, **settings):
 @pytest.fixture
 def start(request, x64):
     """Guide and parameters of a model at the start, in double precision."""
-    return set_up(MODELS[request.param][0], "double")
+    if request.param == "neural spline":
+        return set_up(box, "double", AutoNeuralSpline)
+    return set_up(MODELS[request.param][0], "double", **SETTINGS.get(request.param, {}))
 
 
 def perturb(rng, params, weight=0.5):
     """Return parameters far from the start."""
     noise = {name: rng.normal(0, weight, np.shape(value)) for name, value in params.items()}
-    perturbed = {name: jnp.asarray(params[name] + noise[name]) for name in params}
-    return perturbed | {"auto_scale": params["auto_scale"] * np.exp(noise["auto_scale"])}
+    return {
+        name: value * np.exp(noise[name]) if "scale" in name else value + noise[name]
+        for name, value in params.items()
+    }
 
 
 def draw(rng_key, guide, params):
@@ -369,7 +390,7 @@ def test_the_latents_are_those_of_the_model(start, name, rng_key):
     assert {site: value.shape for site, value in latents.items()} == shapes
 
 
-@pytest.mark.parametrize("start", MODELS, indirect=True)
+@pytest.mark.parametrize("start", [*MODELS, "neural spline"], indirect=True)
 def test_log_prob_of_a_draw_is_that_of_the_guide_trace(start, rng_key, rng):
     guide, params = start
     params = perturb(rng, params)
@@ -405,7 +426,11 @@ def test_the_log_det_of_constrain_is_that_of_its_jacobian(start, rng):
 
 
 # Constrained points that are dense where the density is steep, from unconstrained ones.
-CONSTRAINED = {"uniform": lambda u: 20 * scipy.special.expit(u) - 10, "normal": lambda u: u}
+CONSTRAINED = {
+    "uniform": lambda u: 20 * scipy.special.expit(u) - 10,
+    "mixture": lambda u: 20 * scipy.special.expit(u) - 10,
+    "normal": lambda u: u,
+}
 
 
 @pytest.mark.parametrize(
@@ -422,7 +447,10 @@ def test_the_density_is_normalized_on_the_constrained_space(start, points, rng_k
     assert_allclose(np.trapezoid(density, z), 1.0, atol=1e-5)
 
 
-@pytest.mark.parametrize("start", PROPER, indirect=True)
+# The components of a mixture start at random places, and so do its moments.
+@pytest.mark.parametrize(
+    "start", [name for name in MODELS if name not in ("improper", "mixture")], indirect=True
+)
 def test_the_guide_starts_at_the_unconstrained_moments_of_the_prior(start, rng_key):
     guide, params = start
 
@@ -492,6 +520,12 @@ def test_init_variance_is_that_of_the_latents(variance, rng_key):
 def test_init_variance_must_be_positive(variance):
     with pytest.raises(ValueError, match=r"`init_variance` must be > 0, but is"):
         AutoRealNVP(normal, init_variance=variance)
+
+
+@pytest.mark.parametrize("num_components", [0, -1])
+def test_num_components_must_be_positive(num_components):
+    with pytest.raises(ValueError, match=r"`num_components` must be at least 1, but is"):
+        AutoRealNVP(normal, num_components=num_components)
 
 
 @pytest.mark.parametrize("start", ["noisy"], indirect=True)

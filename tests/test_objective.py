@@ -422,3 +422,12 @@ def test_constraints_can_be_given_by_site_name(rng_key):
         loss.loss(rng_key, PARAMS, stated, guide),
         rtol=1e-6,
     )
+
+
+def test_a_guide_whose_draws_have_no_gradient_is_refused(rng_key):
+    mixture = dist.MixtureSameFamily(
+        dist.Categorical(logits=jnp.zeros(2)), dist.Normal(jnp.array([0.0, 1.0]), 1.0)
+    )
+    loss = MaxEntropyELBO(MULTIPLIERS, num_particles=5)
+    with pytest.raises(ValueError, match=r"Draws of the guide's site 'z' have no gradient"):
+        loss.loss(rng_key, {}, gaussian, lambda: numpyro.sample("z", mixture))

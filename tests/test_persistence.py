@@ -131,6 +131,13 @@ def test_an_array_that_is_not_there_is_refused(path):
         load_arrays(path, template, FINGERPRINT)
 
 
+def test_an_array_too_many_is_refused(path):
+    save_arrays(path, tree(), FINGERPRINT)
+    template = zeros()._replace(params={"auto/loc": jnp.zeros(3)})
+    with pytest.raises(ValueError, match=r"holds `.*auto scale.*`, which this DSN does not have"):
+        load_arrays(path, template, FINGERPRINT)
+
+
 def test_a_key_of_another_kind_is_refused(path):
     save_arrays(path, tree(impl="rbg"), FINGERPRINT)
     with pytest.raises(ValueError, match=r"does not hold `.*key` as this DSN needs it"):

@@ -1,0 +1,81 @@
+"""The solution as a NumPyro model: the prior tilted by the natural parameters."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+from jax import Array
+from numpyro import handlers
+
+from numpyro_dsn.primitives import is_simulator
+from numpyro_dsn.program import Behavior, Model, simulate, with_behavior
+
+TILT = "tilt"
+"""Name of the factor."""
+
+
+def exponential_family(
+    model: Model,
+    behavior: Behavior | None,
+    natural_parameters: Array,
+    num_replicates: int = 1,
+) -> Model:
+    r"""Return the model whose posterior is the maximum-entropy distribution.
+
+    .. math:: q^*(z) \propto p(z) \exp(\eta^\top \bar T(z)), \qquad
+              \bar T(z) = \frac1K \sum_k T(x_k), \quad x_k \sim p(x \mid z; \text{key } k)
+
+    For NUTS, ``NeuTraReparam`` and SMC. A stochastic simulator runs with fixed keys, so that the
+    density is a function of the parameters alone; its noise is averaged and not tilted.
+
+    Parameters
+    ----------
+    model
+        A NumPyro model.
+    behavior
+        A callable, a dict, or ``None`` if the model states its behavior.
+    natural_parameters
+        eta of T, shape ``(num_constraints,)``, as in ``Certificate.natural_parameters``.
+    num_replicates
+        Number K of fixed keys; one is enough for a deterministic simulator.
+
+    Returns
+    -------
+    A NumPyro model of the same arguments, with the latent sites of the model and a factor.
+
+    Raises
+    ------
+    ValueError
+        If ``num_replicates`` is not positive.
+    """
+    if num_replicates < 1:
+        raise ValueError(f"`num_replicates` must be at least 1, but is {num_replicates}.")
+    combined = with_behavior(model, behavior)
+    constraints = behavior if isinstance(behavior, Mapping) else None
+    eta = jnp.asarray(natural_parameters)
+
+    def tilted(*args: Any, **kwargs: Any) -> None:
+        with handlers.trace() as sites, handlers.block(hide_fn=_is_no_latent):
+            combined(*args, **kwargs)
+        latents = {name: site["value"] for name, site in sites.items() if _is_latent(site)}
+
+        def statistics(key: Array) -> Array:
+            return simulate(key, combined, latents, constraints, args, kwargs).statistics
+
+        # Fixed keys: an outer seed must not change the noise from one evaluation to the next.
+        with handlers.block():
+            keys = jax.random.split(jax.random.key(0), num_replicates)
+            mean = jax.vmap(statistics)(keys).mean(0)
+        numpyro.factor(TILT, jnp.dot(eta, mean))
+
+    return tilted
+
+
+def _is_latent(site: dict) -> bool:
+    return site["type"] == "sample" and not site["is_observed"] and not is_simulator(site)
+
+
+def _is_no_latent(site: dict) -> bool:
+    return site["type"] in ("sample", "deterministic") and not _is_latent(site)
