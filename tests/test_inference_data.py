@@ -1,6 +1,7 @@
 """ArviZ data of a fit, on whichever ArviZ is installed: InferenceData (0.x) or DataTree (1.x)."""
 
 import json
+from dataclasses import replace
 
 import arviz
 import jax
@@ -60,7 +61,9 @@ def fit():
         num_steps=NUM_STEPS,
         num_chains=NUM_CHAINS,
     )
-    return dsn.run(jax.random.key(0), num_epochs=2)
+    last = dsn.run(jax.random.key(0), num_epochs=2)
+    # As if chain 0 held its first epoch: then what is held is not simply what is last.
+    return replace(last, epochs=np.array([1, 2]))
 
 
 @pytest.fixture(scope="module")

@@ -159,7 +159,10 @@ class MonotoneSpline(_Layer):
         b = height * left - offset * bend
         c = -chord * offset
         root = jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, 0.0))
-        fraction = jnp.clip(-2 * c / (b + root), 0.0, 1.0)
+        # Either form of the root, whichever does not cancel; a > 0 where b < 0.
+        falls = b < 0
+        fraction = jnp.where(falls, root - b, -2 * c) / jnp.where(falls, 2 * a, b + root)
+        fraction = jnp.clip(fraction, 0.0, 1.0)
         below = jnp.minimum(y - starts[..., 0], 0.0) / _positive(self.slopes[..., 0])
         end = starts[..., -1] + heights[..., -1]
         above = jnp.maximum(y - end, 0.0) / _positive(self.slopes[..., num_bins])
