@@ -24,6 +24,7 @@ from jax import Array
 
 from numpyro_dsn import DSN, DSNResult, PenaltyMethod, behavior
 from numpyro_dsn.constraints import Moments
+from numpyro_dsn.guides import AutoRealNVP
 
 BOX = 10.0
 """Bound on every entry of A, in 1/s; the published successor's."""
@@ -92,8 +93,25 @@ TARGETS: dict[str, Callable[[dict[str, Array]], None]] = {
 }
 
 
-def fit(target: str, seed: int, num_epochs: int, num_steps: int) -> DSNResult:
-    """Fit one of the bands with the draft's method.
+def fit(target: str, seed: int, num_epochs: int) -> DSNResult:
+    """Fit one of the bands with the default method.
+
+    Parameters
+    ----------
+    target
+        ``"paper"`` or ``"published"``.
+    seed
+        Seed of the run.
+    num_epochs
+        Largest number of epochs.
+    """
+    return DSN(circuit, TARGETS[target]).run(jax.random.key(seed), num_epochs=num_epochs)
+
+
+def fit_as_published(
+    target: str, seed: int, num_epochs: int, num_steps: int = 5000, penalty_init: float = 1e-4
+) -> DSNResult:
+    """Fit one of the bands as the draft does (A.1.2): isotropic Gaussian start, penalty method.
 
     Parameters
     ----------
@@ -103,11 +121,14 @@ def fit(target: str, seed: int, num_epochs: int, num_steps: int) -> DSNResult:
         Seed of the run.
     num_epochs, num_steps
         Number of epochs, and of optimizer steps in each.
+    penalty_init
+        Penalty of the first epoch.
     """
     dsn = DSN(
         circuit,
         TARGETS[target],
-        multipliers=PenaltyMethod(penalty_init=0.1),
+        guide=AutoRealNVP(circuit, init_variance=1.0),
+        multipliers=PenaltyMethod(penalty_init),
         num_steps=num_steps,
     )
     return dsn.run(jax.random.key(seed), num_epochs=num_epochs)
@@ -141,11 +162,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/lds"), help="folder of the results")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", choices=TARGETS, default="paper")
-    parser.add_argument("--num-epochs", type=int, default=12)
-    parser.add_argument("--num-steps", type=int, default=2000)
+    parser.add_argument("--num-epochs", type=int, default=30)
+    parser.add_argument("--as-published", action="store_true", help="use the penalty method")
+    parser.add_argument("--penalty-init", type=float, default=1e-4)
+    parser.add_argument("--num-steps", type=int, default=5000, help="steps of its epochs")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    result = fit(arguments.target, arguments.seed, arguments.num_epochs, arguments.num_steps)
+    common = arguments.target, arguments.seed, arguments.num_epochs
+    if arguments.as_published:
+        result = fit_as_published(*common, arguments.num_steps, arguments.penalty_init)
+    else:
+        result = fit(*common)
     result.print_summary()
     entries = {"entry": np.array(["a1", "a2", "a3", "a4"])}
     data = result.to_inference_data(coords=entries)

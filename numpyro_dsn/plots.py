@@ -107,6 +107,7 @@ def plot_optimization(data: Any, axes: "np.ndarray | None" = None) -> "np.ndarra
         for axis in axes if converged else ():
             axis.axvline(held, color=color, ls=":", lw=1.5)
     axes[0].set_ylabel("entropy (nats)")
+    _focus(axes[0], np.inf, np.inf)
     for axis, label, lower, upper in zip(
         axes[1:], labels, bounds["lower"].values, bounds["upper"].values, strict=True
     ):
