@@ -16,7 +16,7 @@ from numpyro.optim import Adam, _NumPyroOptim, optax_to_numpyro
 from tqdm.auto import trange
 
 from numpyro_dsn.epoch import ChainState, Params, penalty_epoch, start_chain
-from numpyro_dsn.flow import build_flow, prior_sampler, set_up_guide
+from numpyro_dsn.flow import build_flow, prior_sampler, require_density, set_up_guide
 from numpyro_dsn.guides import AutoRealNVP
 from numpyro_dsn.history import History, extend_history, start_history
 from numpyro_dsn.multipliers import DualNewton, PenaltyMethod
@@ -260,6 +260,8 @@ class DSN:
         flow = build_flow(program, guide, self._constrain, replicates, args, kwargs)
         prior = prior_sampler(program, guide, args, kwargs)
         if isinstance(method, DualNewton):
+            some = jax.eval_shape(init_params, jax.random.key(0))
+            require_density(flow.log_prob, some, guide.latent_dim)
             sizes = self.num_particles, self.num_steps
 
             def start(rng_key: Array) -> Any:

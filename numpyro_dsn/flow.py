@@ -101,6 +101,17 @@ def prior_sampler(
     return sample
 
 
+def require_density(log_prob: Callable[[Params, Array], Array], params: Params, dim: int) -> None:
+    """Raise if a guide cannot evaluate its density at given draws."""
+    try:
+        jax.eval_shape(log_prob, params, jnp.zeros((1, dim)))
+    except NotImplementedError as error:
+        raise ValueError(
+            "The guide's flow has no inverse, so it cannot be fitted to weighted draws; use "
+            "`AutoRealNVP`, or `multipliers=PenaltyMethod()`, which needs no such density."
+        ) from error
+
+
 def set_up_guide(
     guide: AutoContinuous, program: Program, args: tuple, kwargs: dict
 ) -> dict[str, Transform]:

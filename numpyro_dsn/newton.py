@@ -69,7 +69,7 @@ def newton_epoch(
 
     Returns
     -------
-    State after the epoch, its measurements, and one record for each step.
+    State after the epoch, its measurements, and one record of them for the epoch's last step.
 
     References
     ----------
@@ -110,7 +110,7 @@ def newton_epoch(
     optim_state = jax.tree.map(
         lambda old, new: jnp.where(arrived, old, new), state.optim_state, fresh
     )
-    optim_state, params, records, skipped = train(train_key, optim, optim_state, loss, num_steps)
+    optim_state, params, _, skipped = train(train_key, optim, optim_state, loss, num_steps)
 
     new = flow.simulate(simulator_key, flow.sample(sample_key, params, method.num_draws))
     new = rescale(new, dual.origin, dual.scale)
@@ -131,11 +131,7 @@ def newton_epoch(
     better = summary.converged & (-summary.gap > state.best.score)
     candidate = Best(params, epoch, -summary.gap)
     best = jax.tree.map(lambda a, b: jnp.where(better, a, b), candidate, state.best)
-    steps = Trace(
-        (epoch - 1) * num_steps + jnp.arange(num_steps) + 1,
-        jnp.broadcast_to(summary.entropy, (num_steps,)),
-        jnp.broadcast_to(summary.mean, (num_steps, summary.mean.size)),
-    )
+    steps = Trace((epoch * num_steps)[None], summary.entropy[None], summary.mean[None])
     return ChainState(optim_state, updated, params, best, epoch, state.rng_key), summary, steps
 
 

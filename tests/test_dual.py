@@ -1,0 +1,87 @@
+"""The dual problem on weighted draws, against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from numpyro_dsn.dual import dual_value, exponent, solve_dual, tilt
+
+NUM_DRAWS = 100_000
+
+
+def uniform_draws(rng_key, num_draws=NUM_DRAWS):
+    z = jax.random.uniform(rng_key, (num_draws, 1))
+    return jnp.full(num_draws, -jnp.log(num_draws)), z, jnp.zeros_like(z)
+
+
+def solve(draws, lower, upper, min_ess=100.0):
+    bounds = jnp.array([lower]), jnp.array([upper])
+    return solve_dual(jnp.zeros(1), *draws, *bounds, min_ess)
+
+
+def test_truncated_exponential(rng_key):
+    draws = uniform_draws(rng_key)
+    eta, reached = solve(draws, 0.3, 0.3)
+    tilted = tilt(eta, *draws)
+    assert reached
+    assert abs(tilted.mean[0] - 0.3) < 1e-3
+    # The standard error of eta is that of the mean over the variance.
+    error = 1 / jnp.sqrt(tilted.covariance[0, 0] * tilted.ess)
+    assert abs(eta[0] + 2.6721038552733853) < 4 * error
+    bound = dual_value(eta, tilted.log_normalizer, jnp.array([0.3]), jnp.array([0.3]))
+    # The uniform prior has entropy 0, so the bound is the entropy of the solution.
+    assert abs(bound + 0.2528455630041859) < 4 / jnp.sqrt(tilted.ess)
+
+
+def test_inequality_that_is_met_has_no_multiplier(rng_key):
+    eta, reached = solve(uniform_draws(rng_key), 0.2, 0.8)
+    assert reached
+    assert eta[0] == 0
+
+
+def test_inequality_that_is_not_met_pulls_to_its_bound(rng_key):
+    draws = uniform_draws(rng_key)
+    above, reached = solve(draws, 0.7, jnp.inf)
+    below, _ = solve(draws, -jnp.inf, 0.3)
+    assert reached
+    assert above[0] > 0 > below[0]
+    assert abs(tilt(above, *draws).mean[0] - 0.7) < 1e-3
+
+
+def test_trust_region_stops_where_draws_are_too_few(rng_key):
+    draws = uniform_draws(rng_key, 2000)
+    eta, reached = solve(draws, 0.01, 0.01, min_ess=1000.0)
+    ess = tilt(eta, *draws).ess
+    assert not reached
+    assert ess >= 1000
+    assert eta[0] < -0.5
+
+
+def test_infeasible_mean_is_not_reached(rng_key):
+    eta, reached = solve(uniform_draws(rng_key, 2000), 1.5, 1.5)
+    assert not reached
+    assert np.isfinite(eta).all()
+
+
+def test_noise_is_not_rewarded(rng_key):
+    """Tilting z + noise by exp(eta (z + noise)) shifts z by eta alone, if noise is corrected."""
+    z_key, noise_key = jax.random.split(rng_key)
+    z = jax.random.normal(z_key, (NUM_DRAWS, 1))
+    spread = jnp.exp(0.3 * z)  # noisier where z is large, so that rewarding it would show
+    observed = z + spread * jax.random.normal(noise_key, z.shape)
+    eta, base = jnp.array([0.7]), jnp.full(NUM_DRAWS, -jnp.log(NUM_DRAWS))
+    exact = 0.7
+
+    def mean_of_z(noise):
+        weights = jnp.exp(tilt(eta, base, observed, noise).log_weights)
+        return weights @ z[:, 0], jnp.sqrt(weights**2 @ (z[:, 0] - exact) ** 2)
+
+    corrected, error = mean_of_z(spread**2)
+    uncorrected, _ = mean_of_z(jnp.zeros_like(z))
+    assert abs(corrected - exact) < 4 * error
+    assert abs(uncorrected - exact) > 4 * error
+
+
+def test_exponent_by_hand():
+    value = exponent(jnp.array([2.0, -1.0]), jnp.array([[1.0, 3.0]]), jnp.array([[0.5, 0.25]]))
+    assert value[0] == 2.0 * 1.0 - 3.0 - 0.5 * (4.0 * 0.5 + 0.25)

@@ -1,0 +1,64 @@
+"""The tilted model: its density, and NUTS on it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from closed_forms import CLOSED_FORMS
+from numpyro.infer import MCMC, NUTS
+from numpyro.infer.util import log_density
+
+from numpyro_dsn import behavior, exponential_family, simulator
+from numpyro_dsn.constraints import Moments
+
+
+def test_density_is_the_tilted_prior():
+    problem = CLOSED_FORMS["gaussian"]
+    eta = jnp.array([0.1, -0.2, 0.3, 0.4, -0.5])
+    z = jnp.array([0.7, -1.3])
+    for statements in (problem.behavior, {"z": problem.constraint}):
+        tilted = exponential_family(problem.model, statements, eta)
+        value, _ = log_density(tilted, (), {}, {"z": z})
+        expected = -2 * np.log(24.0) + eta @ problem.constraint.statistics(z)
+        assert abs(value - expected) < 1e-5
+
+
+def noisy_circuit(kind):
+    z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+    if kind == "key":
+        noise = jax.random.normal(numpyro.prng_key())
+    else:
+        with simulator():
+            noise = numpyro.sample("noise", dist.Normal(0.0, 1.0))
+    behavior("f", z + noise, Moments(0.0, std=1.0))
+
+
+@pytest.mark.parametrize("kind", ["key", "site"])
+def test_noise_is_averaged_over_fixed_keys(kind):
+    eta = jnp.array([0.3, -0.2])
+    tilted = exponential_family(noisy_circuit, None, eta, num_replicates=2000)
+    value, trace = log_density(tilted, (kind,), {}, {"z": jnp.array(0.5)})
+    again, _ = log_density(tilted, (kind,), {}, {"z": jnp.array(0.5)})
+    assert value == again
+    latent = [name for name, site in trace.items() if site["type"] == "sample"]
+    assert set(latent) == {"z", "tilt"}
+    # E[(z + noise)^2] = z^2 + 1; the standard error of the mean of 2000 squares is below 0.06.
+    expected = dist.Normal(0.0, 1.0).log_prob(0.5) + 0.3 * 0.5 - 0.2 * (0.25 + 1.0)
+    assert abs(value - expected) < 4 * (0.3 / np.sqrt(2000) + 0.2 * 0.06)
+
+
+def test_nuts_samples_it(rng_key):
+    problem = CLOSED_FORMS["truncated exponential"]
+    tilted = exponential_family(problem.model, problem.behavior, problem.natural_parameters)
+    mcmc = MCMC(NUTS(tilted), num_warmup=300, num_samples=2000, progress_bar=False)
+    mcmc.run(rng_key)
+    z = mcmc.get_samples()["z"]
+    effective = numpyro.diagnostics.effective_sample_size(np.asarray(z)[None])
+    assert abs(z.mean() - 0.3) < 4 * z.std() / np.sqrt(effective)
+
+
+def test_replicates_must_be_positive():
+    with pytest.raises(ValueError, match="num_replicates"):
+        exponential_family(noisy_circuit, None, jnp.zeros(2), num_replicates=0)

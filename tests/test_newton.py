@@ -1,0 +1,136 @@
+"""The dual Newton method with its default settings, against exact answers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from closed_forms import CLOSED_FORMS, box
+from numpyro.infer.autoguide import AutoBNAFNormal
+
+from numpyro_dsn import DSN, DualNewton, MaxEntropyELBO, Status, behavior
+from numpyro_dsn.constraints import Moments
+from numpyro_dsn.guides import AutoRealNVP
+
+SMALL = DualNewton(num_first=500, num_draws=200, num_flows=2, min_ess=50.0)
+
+
+def require_exact(result, problem):
+    """Entropy within 0.02 nats and natural parameters within 3 % of the largest."""
+    assert result.status is Status.CONVERGED
+    assert abs(result.entropy - problem.entropy) < 0.02
+    scale = np.asarray(result.measured.scale)
+    exact = problem.natural_parameters * scale
+    found = np.array(list(result.certificate.natural_parameters.values())) * scale
+    assert np.abs(found - exact).max() <= 0.03 * np.abs(exact).max()
+
+
+@pytest.fixture(scope="module")
+def truncated():
+    problem = CLOSED_FORMS["truncated exponential"]
+    dsn = DSN(problem.model, problem.behavior)
+    return dsn.run(jax.random.key(0), progress_bar=False)
+
+
+def test_truncated_exponential(truncated):
+    require_exact(truncated, CLOSED_FORMS["truncated exponential"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CLOSED_FORMS if name != "uniform"])
+def test_closed_form(name):
+    problem = CLOSED_FORMS[name]
+    dsn = DSN(problem.model, problem.behavior)
+    require_exact(dsn.run(jax.random.key(0), progress_bar=False), problem)
+
+
+def test_certificate_of_a_good_fit(truncated, capsys):
+    certificate = truncated.certificate
+    assert certificate.verdict.startswith("Close to maximum entropy")
+    assert abs(certificate.gap) < 0.03 + 3 * certificate.gap_se
+    assert certificate.missed_mass < 0.05
+    truncated.print_summary()
+    assert certificate.verdict[:40] in capsys.readouterr().out
+
+
+def test_corrected_draws_meet_the_target(truncated):
+    draws = truncated.sample(jax.random.key(1), 4000, corrected=True)["f"]
+    # Resampled draws repeat; ten draws for each leave about half of them distinct at worst.
+    assert abs(draws.mean() - 0.3) < 4 * draws.std() / np.sqrt(2000)
+
+
+def noisy_circuit():
+    z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+    numpyro.deterministic("x", z + 0.5 * jax.random.normal(numpyro.prng_key()))
+
+
+def noisy_behavior(sites):
+    behavior("f", sites["x"], Moments(0.0, std=np.sqrt(0.5)))
+
+
+def test_noise_is_not_tilted():
+    """Of var(x) = 0.5, noise is 0.25; tilting the noise too would give z a variance of 0.52."""
+    result = DSN(noisy_circuit, noisy_behavior).run(jax.random.key(0), progress_bar=False)
+    z = result.sample(jax.random.key(1), 20_000)["z"]
+    error = 0.25 * np.sqrt(2 / 20_000)
+    assert abs(z.var() - 0.25) < 4 * error + 0.02 * 0.5 * np.sqrt(2)
+
+
+def small_dsn(model, statements):
+    guide = AutoRealNVP(model, num_layers=2, hidden_dims=(8,), num_components=2)
+    return DSN(model, statements, guide, multipliers=SMALL, num_particles=50, num_steps=20)
+
+
+def plane():
+    numpyro.sample("z", box(-1.0, 1.0, 2))
+
+
+@pytest.mark.filterwarnings("ignore:The constraints are not met")
+def test_continuing_is_the_same_as_going_on(tmp_path):
+    dsn = small_dsn(plane, lambda sites: behavior("f", sites["z"][0] ** 2, Moments(0.02)))
+    quiet = {"progress_bar": False}
+    once = dsn.run(jax.random.key(0), num_epochs=3, **quiet)
+    first = dsn.run(jax.random.key(0), num_epochs=1, **quiet)
+    first.save(tmp_path / "fit.npz")
+    loaded = dsn.load(tmp_path / "fit.npz")
+    again = dsn.run(jax.random.key(1), num_epochs=2, init_state=loaded.state, **quiet)
+    assert len(once.history.epochs.entropy) == len(again.history.epochs.entropy) == 4
+    for one, other in zip(jax.tree.leaves(once.params), jax.tree.leaves(again.params), strict=True):
+        assert np.array_equal(one, other)
+    assert once.multipliers == again.multipliers
+    assert dsn._epoch._cache_size() == 1
+
+
+@pytest.mark.filterwarnings("ignore:The constraints are not met")
+@pytest.mark.parametrize("kind", ["rounded", "callback"])
+def test_no_gradient_of_the_simulator_is_needed(kind):
+    def statistic(z):
+        if kind == "rounded":
+            return jnp.round(10 * z[0]) / 10
+        shape = jax.ShapeDtypeStruct((), z.dtype)
+        first = lambda value: np.asarray(value)[..., 0]  # noqa: E731
+        return jax.pure_callback(first, shape, z, vmap_method="expand_dims")
+
+    dsn = small_dsn(plane, lambda sites: behavior("f", statistic(sites["z"]), Moments(0.3)))
+    result = dsn.run(jax.random.key(0), num_epochs=3, progress_bar=False)
+    # Three epochs are few, but the mean has come most of the way from 0.
+    assert result.measured.mean[0] > 0.2
+
+
+def test_a_flow_without_density_is_refused():
+    problem = CLOSED_FORMS["gaussian"]
+    dsn = DSN(problem.model, problem.behavior, AutoBNAFNormal(problem.model))
+    with pytest.raises(ValueError, match="no inverse.*PenaltyMethod"):
+        dsn.init(jax.random.key(0))
+
+
+def test_a_mixture_base_is_refused_where_draws_need_a_gradient():
+    problem = CLOSED_FORMS["gaussian"]
+    guide = AutoRealNVP(problem.model, num_components=2)
+    loss = MaxEntropyELBO(jnp.zeros(5), constraints={"z": problem.constraint}, num_particles=2)
+    seeded = numpyro.handlers.seed(guide, jax.random.key(0))
+    trace = numpyro.handlers.trace(seeded).get_trace()
+    params = {name: site["value"] for name, site in trace.items() if site["type"] == "param"}
+    with pytest.raises(ValueError, match="num_components=1"):
+        loss.loss(jax.random.key(0), params, problem.model, guide)
