@@ -226,10 +226,10 @@ def _verdict(certificate: Certificate, measured: Epoch) -> str:
     """Return the first sentence that applies, from the worst to the best."""
     missed, error = certificate.missed_mass, certificate.missed_mass_se
     worst = float(np.max(np.abs(measured.violation)))
-    if missed - 2 * error > MAX_MISSED_MASS:
-        return f"Modes are missing: the fit does not cover {missed:.0%} of the optimum's mass."
     if worst > 0.1:
         return f"The constraints are not met: one is off by {worst:.2f} standard deviations."
+    if missed - 2 * error > MAX_MISSED_MASS:
+        return f"Mass is missing: the fit does not cover {missed:.0%} of the optimum."
     if certificate.gap - 2 * certificate.gap_se > MAX_GAP:
         return f"Not at maximum entropy: {certificate.gap:.2f} nats below the bound."
     if not certificate.gap_se < MAX_GAP:

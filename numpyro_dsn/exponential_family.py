@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpyro
 from jax import Array
 from numpyro import handlers
+from numpyro.primitives import Messenger
 
 from numpyro_dsn.primitives import is_simulator
 from numpyro_dsn.program import Behavior, Model, simulate, with_behavior
@@ -57,7 +58,8 @@ def exponential_family(
     eta = jnp.asarray(natural_parameters)
 
     def tilted(*args: Any, **kwargs: Any) -> None:
-        with handlers.trace() as sites, handlers.block(hide_fn=_is_no_latent):
+        # This pass draws the latents; its simulation is not used and costs nothing once compiled.
+        with handlers.trace() as sites, handlers.block(hide_fn=_is_simulation), _FixedKey():
             combined(*args, **kwargs)
         latents = {name: site["value"] for name, site in sites.items() if _is_latent(site)}
 
@@ -73,9 +75,18 @@ def exponential_family(
     return tilted
 
 
+class _FixedKey(Messenger):
+    """Answer ``prng_key`` statements, which no handler answers where a density is evaluated."""
+
+    def process_message(self, message: dict) -> None:
+        if message["type"] == "prng_key" and message["value"] is None:
+            message["value"] = jax.random.key(0)
+
+
 def _is_latent(site: dict) -> bool:
     return site["type"] == "sample" and not site["is_observed"] and not is_simulator(site)
 
 
-def _is_no_latent(site: dict) -> bool:
-    return site["type"] in ("sample", "deterministic") and not _is_latent(site)
+def _is_simulation(site: dict) -> bool:
+    # Factors stay: NUTS adds the log determinants of its transforms as such.
+    return site["type"] == "deterministic" or (site["type"] == "sample" and is_simulator(site))

@@ -76,7 +76,7 @@ def test_the_optimum_is_certified():
 def test_a_lost_mode_is_seen():
     """The fit meets the constraint exactly and is ln 2 short."""
     certificate = certificate_of(fit([1.0 - 1e-9, 1e-9], STD))
-    assert certificate.verdict.startswith("Modes are missing")
+    assert certificate.verdict.startswith("Mass is missing")
     assert abs(certificate.missed_mass - 0.5) < 4 * certificate.missed_mass_se
     assert abs(certificate.gap - np.log(2.0)) < 4 * certificate.gap_se + 0.01
 

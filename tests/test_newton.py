@@ -77,9 +77,9 @@ def test_noise_is_not_tilted():
     assert abs(z.var() - 0.25) < 4 * error + 0.02 * 0.5 * np.sqrt(2)
 
 
-def small_dsn(model, statements):
+def small_dsn(model, statements, num_steps=20):
     guide = AutoRealNVP(model, num_layers=2, hidden_dims=(8,), num_components=2)
-    return DSN(model, statements, guide, multipliers=SMALL, num_particles=50, num_steps=20)
+    return DSN(model, statements, guide, multipliers=SMALL, num_particles=50, num_steps=num_steps)
 
 
 def plane():
@@ -112,16 +112,23 @@ def test_no_gradient_of_the_simulator_is_needed(kind):
         first = lambda value: np.asarray(value)[..., 0]  # noqa: E731
         return jax.pure_callback(first, shape, z, vmap_method="expand_dims")
 
-    dsn = small_dsn(plane, lambda sites: behavior("f", statistic(sites["z"]), Moments(0.3)))
-    result = dsn.run(jax.random.key(0), num_epochs=3, progress_bar=False)
-    # Three epochs are few, but the mean has come most of the way from 0.
-    assert result.measured.mean[0] > 0.2
+    def statements(sites):
+        behavior("f", statistic(sites["z"]), Moments(0.3))
+
+    dsn = small_dsn(plane, statements, num_steps=300)
+    result = dsn.run(jax.random.key(0), num_epochs=4, progress_bar=False)
+    # Few and small epochs, but the mean has come most of the way from 0.
+    assert abs(result.measured.mean[0] - 0.3) < 0.1
 
 
 def test_a_flow_without_density_is_refused():
     problem = CLOSED_FORMS["gaussian"]
     dsn = DSN(problem.model, problem.behavior, AutoBNAFNormal(problem.model))
-    with pytest.raises(ValueError, match="no inverse.*PenaltyMethod"):
+    # NumPyro's own BNAF relies on rank promotion.
+    with (
+        jax.numpy_rank_promotion("allow"),
+        pytest.raises(ValueError, match="no inverse.*PenaltyMethod"),
+    ):
         dsn.init(jax.random.key(0))
 
 
