@@ -21,9 +21,9 @@ from numpyro.infer.util import unconstrain_fn
 from numpyro_dsn import behavior, simulator
 from numpyro_dsn.constraints import Moments
 from numpyro_dsn.guides import AutoNeuralSpline, AutoRealNVP, constrain, log_prob, unconstrain
+from numpyro_dsn.guides.coupling import split
 from numpyro_dsn.guides.flow import NUM_START_DRAWS
 from numpyro_dsn.guides.neural_spline import SplineCoupling
-from numpyro_dsn.guides.real_nvp import split
 from numpyro_dsn.guides.transforms import (
     MAX_LOG_SCALE,
     SPLINE_RANGE,

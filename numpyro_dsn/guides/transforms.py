@@ -1,5 +1,6 @@
 """Invertible layers of a flow, with exact inverses and log determinants."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import jax
@@ -34,24 +35,18 @@ class _Layer(Transform):
         return self.call_with_intermediates(x)[1]
 
 
-class AffineCoupling(_Layer):
-    r"""Scale and shift one half of a vector by functions of the other half.
-
-    .. math:: y_b = x_b \exp(s(x_a)) + t(x_a), \qquad y_a = x_a
+class Coupling(_Layer):
+    """The interface of a layer that moves one half of a vector as a function of the other half.
 
     Parameters
     ----------
     conditioner
-        Indices a that stay, as a tuple of integers.
+        Indices that stay, as a tuple of integers.
     transformed
-        Indices b that move.
+        Indices that move.
     layers
-        Weights and biases of a ReLU network from x_a to (s, t):
+        Weights and biases of a ReLU network from the half that stays to the shape of the move:
         pairs of arrays of shapes ``(num_in, num_out)`` and ``(num_out,)``.
-
-    References
-    ----------
-    Dinh, Sohl-Dickstein and Bengio, *Density estimation using Real NVP*, eq. 7-8.
     """
 
     def __init__(
@@ -64,14 +59,42 @@ class AffineCoupling(_Layer):
         self.transformed = transformed
         self.layers = layers
 
-    def _log_scale_and_shift(self, vector: Array) -> tuple[Array, Array]:
-        output = network(self.layers, vector[..., list(self.conditioner)])
-        log_scale, shift = jnp.split(output, 2, axis=-1)
-        return MAX_LOG_SCALE * jnp.tanh(log_scale / MAX_LOG_SCALE), shift
+    @staticmethod
+    @abstractmethod
+    def num_outputs(num_transformed: int, num_bins: int) -> int:
+        """Return the width of the network's last layer."""
 
     def _join(self, conditioner: Array, transformed: Array) -> Array:
         order = np.argsort(self.conditioner + self.transformed)
         return jnp.concatenate([conditioner, transformed], axis=-1)[..., order]
+
+    def tree_flatten(self) -> tuple:
+        """Return arrays and static fields, as NumPyro's transforms do."""
+        static = {"conditioner": self.conditioner, "transformed": self.transformed}
+        return (self.layers,), (("layers",), static)
+
+
+class AffineCoupling(Coupling):
+    r"""Scale and shift one half of a vector by functions of the other half.
+
+    .. math:: y_b = x_b \exp(s(x_a)) + t(x_a), \qquad y_a = x_a
+
+    The network's outputs are s, then t.
+
+    References
+    ----------
+    Dinh, Sohl-Dickstein and Bengio, *Density estimation using Real NVP*, eq. 7-8.
+    """
+
+    @staticmethod
+    def num_outputs(num_transformed: int, num_bins: int) -> int:
+        """Return the width of the network's last layer; there are no bins."""
+        return 2 * num_transformed
+
+    def _log_scale_and_shift(self, vector: Array) -> tuple[Array, Array]:
+        output = network(self.layers, vector[..., list(self.conditioner)])
+        log_scale, shift = jnp.split(output, 2, axis=-1)
+        return MAX_LOG_SCALE * jnp.tanh(log_scale / MAX_LOG_SCALE), shift
 
     def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:
         """Return y and log |det dy/dx|, shapes ``(..., D)`` and ``(...)``."""
@@ -88,11 +111,6 @@ class AffineCoupling(_Layer):
         """Return log |det dy/dx|, shape ``(...)``."""
         # From y, not x: the inverse evaluates the same network at y, and XLA keeps one of the two.
         return self._log_scale_and_shift(y)[0].sum(-1) if intermediates is None else intermediates
-
-    def tree_flatten(self) -> tuple:
-        """Return arrays and static fields, as NumPyro's transforms do."""
-        static = {"conditioner": self.conditioner, "transformed": self.transformed}
-        return (self.layers,), (("layers",), static)
 
 
 class MonotoneSpline(_Layer):
