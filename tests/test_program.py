@@ -223,7 +223,7 @@ def test_a_model_whose_runs_differ_is_refused(branches, first, rng_key):
 
 def test_a_guide_is_not_set_up_before_the_program_was_read(rng_key, monkeypatch):
     reached = []
-    monkeypatch.setattr("numpyro_dsn.dsn._set_up_guide", lambda *args: reached.append(args))
+    monkeypatch.setattr("numpyro_dsn.dsn.set_up_guide", lambda *args: reached.append(args))
     with pytest.raises(ValueError, match="Nothing is asked"):
         DSN(draw_z).init(rng_key)
     assert not reached
