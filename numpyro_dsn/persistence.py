@@ -26,11 +26,15 @@ def save_arrays(path: str | Path, tree: Any, fingerprint: dict[str, Any]) -> Non
         What the arrays belong to, in terms of JSON.
     """
     path = Path(path)
-    arrays = {name: _to_numpy(leaf) for name, leaf in _named_leaves(tree)}
+    arrays: dict[str, Any] = {name: _to_numpy(leaf) for name, leaf in _named_leaves(tree)}
+    # `savez` would pickle these; older versions of NumPy cannot be told not to.
+    objects = [name for name, array in arrays.items() if array.dtype == object]
+    if objects:
+        raise ValueError(f"Object arrays cannot be saved, but {objects} are; keep numbers only.")
     meta = json.dumps({"version": __version__, **fingerprint})
     unfinished = path.with_name(path.name + ".part")
     with unfinished.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{FINGERPRINT: np.array(meta)}, **arrays)
+        np.savez(file, **(arrays | {FINGERPRINT: np.array(meta)}))
     unfinished.replace(path)
 
 

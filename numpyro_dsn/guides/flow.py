@@ -81,7 +81,7 @@ class AutoFlow(AutoContinuous):
         """Return the layers between base distribution and affine layer, the identity at first."""
 
     def get_base_dist(self) -> dist.Distribution:
-        """Return the base distribution, of mean zero and variance one at the start."""
+        """Return the base distribution, at first of mean zero and variance one, or about so."""
         shape = (self.num_components, self.latent_dim)
         if self.num_components == 1:
             return dist.Normal(jnp.zeros(self.latent_dim), 1.0).to_event(1)
