@@ -68,8 +68,8 @@ class Evidence(NamedTuple):
 
     pool
         Draws of the prior and of flows.
-    component
-        The component of the pool that is the fit.
+    log_q
+        Log density of the fit at every draw, in unconstrained space, shape ``(num_draws,)``.
     natural_parameters
         eta in the pool's units, shape ``(num_constraints,)``.
     lower, upper
@@ -81,7 +81,7 @@ class Evidence(NamedTuple):
     """
 
     pool: Pool
-    component: int
+    log_q: Array
     natural_parameters: Array
     lower: Array
     upper: Array
@@ -125,23 +125,24 @@ def solve(evidence: Evidence, min_ess: float) -> Evidence:
     return evidence._replace(natural_parameters=eta)
 
 
-def from_newton(dual: NewtonState, epoch: int, lower: Array, upper: Array) -> Evidence:
-    """Return the draws that the dual Newton method kept, with the flow of its last epoch.
+def from_newton(dual: NewtonState, flow: Flow, params: Any, lower: Array, upper: Array) -> Evidence:
+    """Return the draws that the dual Newton method kept, with the density of a fit.
 
     Parameters
     ----------
     dual
         Dual variables of one fit.
-    epoch
-        Number of finished epochs.
+    flow
+        Functions of the guide and the circuit.
+    params
+        Unconstrained parameters of the fit, whose own draws the pool may no longer hold.
     lower, upper
         Bounds on E[T], each of shape ``(num_constraints,)``.
     """
-    num_flows = dual.pool.counts.size - 1
-    component = 1 + (epoch - 1) % num_flows if epoch > 0 else 0
+    pool, eta = dual.pool, dual.natural_parameters
+    log_q = jax.jit(flow.log_prob)(params, pool.flat)
     scaled = (lower - dual.origin) / dual.scale, (upper - dual.origin) / dual.scale
-    from_prior = bool(dual.from_prior)
-    start = Evidence(dual.pool, component, dual.natural_parameters, *scaled, dual.scale, from_prior)
+    start = Evidence(pool, log_q, eta, *scaled, dual.scale, bool(dual.from_prior))
     # The draws of the last epoch came after its multipliers.
     return solve(start, MIN_ESS)
 
@@ -187,7 +188,7 @@ def collect(
     pool = insert_draws(pool, jnp.ones((), int), params, own, own_first, flow.log_prob)
     bounds = (lower - origin) / scale, (upper - origin) / scale
     zeros = jnp.zeros_like(lower)
-    return solve(Evidence(pool, 1, zeros, *bounds, scale, prior is not None), MIN_ESS)
+    return solve(Evidence(pool, pool.log_q[1], zeros, *bounds, scale, prior is not None), MIN_ESS)
 
 
 def _estimate(evidence: Evidence) -> dict[str, Array]:
@@ -195,7 +196,7 @@ def _estimate(evidence: Evidence) -> dict[str, Array]:
     log_base = log_weights(pool, pool.log_prior)
     tilted = tilt(eta, log_base, pool.statistics, pool.noise)
     bound = dual_value(eta, tilted.log_normalizer, evidence.lower, evidence.upper)
-    log_q = pool.log_q[evidence.component]
+    log_q = evidence.log_q
     weights = jax.nn.softmax(log_weights(pool, log_q))
     relative = jnp.where(weights > 0, log_q, 0.0) - pool.log_prior
     kl_to_prior = weights @ relative

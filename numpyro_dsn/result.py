@@ -127,11 +127,11 @@ class DSNResult:
         """
         fit, chain = self.fit, jax.tree.map(lambda leaf: leaf[self.chain], self.state.chains)
         bounds = fit.program.lower, fit.program.upper
+        held = chain.best.params if int(chain.best.epoch) >= 0 else chain.params
         if isinstance(chain.dual, NewtonState):
-            evidence = from_newton(chain.dual, int(self.epochs[self.chain]), *bounds)
+            evidence = from_newton(chain.dual, fit.flow, held, *bounds)
         else:
-            params = chain.best.params if int(chain.best.epoch) >= 0 else chain.params
-            evidence = collect(jax.random.key(0), fit.flow, fit.prior, params, *bounds)
+            evidence = collect(jax.random.key(0), fit.flow, fit.prior, held, *bounds)
         eta = evidence.natural_parameters / evidence.scale
         replicates = NUM_REPLICATES if fit.program.is_stochastic else 1
         tilted = exponential_family(fit.program.model, fit.program.constraints, eta, replicates)
