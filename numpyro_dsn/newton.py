@@ -14,6 +14,9 @@ from numpyro_dsn.history import Epoch, Trace
 from numpyro_dsn.multipliers import DualNewton, NewtonState
 from numpyro_dsn.pool import Draws, empty_pool, insert_draws, log_weights
 
+MAX_NORM = 1.0
+"""Longer gradients are shortened: one stray draw of the flow could undo many steps."""
+
 MAX_RATIO = 30.0
 """Log ratios of flow and target count linearly beyond this many nats."""
 
@@ -110,7 +113,9 @@ def newton_epoch(
     optim_state = jax.tree.map(
         lambda old, new: jnp.where(arrived, old, new), state.optim_state, fresh
     )
-    optim_state, params, _, skipped = train(train_key, optim, optim_state, loss, num_steps)
+    optim_state, params, _, skipped = train(
+        train_key, optim, optim_state, loss, num_steps, MAX_NORM
+    )
 
     new = flow.simulate(simulator_key, flow.sample(sample_key, params, method.num_draws))
     new = rescale(new, dual.origin, dual.scale)

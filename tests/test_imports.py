@@ -23,7 +23,7 @@ LINE = [
     ["program"],
     ["guides"],
     ["exponential_family", "latents"],
-    ["dual", "history", "multipliers", "pool"],
+    ["dual", "feasibility", "history", "multipliers", "pool"],
     ["objective"],
     ["epoch"],
     ["newton"],
