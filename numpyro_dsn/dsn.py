@@ -149,7 +149,7 @@ class DSN:
         self,
         rng_key: Array,
         *args: Any,
-        num_epochs: int = 20,
+        num_epochs: int = 30,
         init_state: DSNState | None = None,
         progress_bar: bool = True,
         **kwargs: Any,
