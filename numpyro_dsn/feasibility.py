@@ -1,4 +1,4 @@
-"""Can any distribution over the simulated circuits meet the constraints?"""
+"""Whether any distribution over the simulated circuits can meet the constraints."""
 
 import numpy as np
 
