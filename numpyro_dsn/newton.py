@@ -21,6 +21,10 @@ MAX_RATIO = 30.0
 """Log ratios of flow and target count linearly beyond this many nats."""
 
 
+MAX_DISTANCE, NUM_STRAY = 8.0, 100
+"""Draws this many standard deviations away are called back; draws to look for them in a step."""
+
+
 class Flow(NamedTuple):
     """What the method needs of a guide and a circuit.
 
@@ -97,8 +101,12 @@ def newton_epoch(
     log_last = dual.pool.log_q[last]
     from_last = jnp.cumsum(jax.nn.softmax(log_weights(dual.pool, log_last)))
 
+    weights = jnp.exp(target.log_weights)
+    center = weights @ dual.pool.flat
+    spread = jnp.sqrt(weights @ (dual.pool.flat - center[None]) ** 2)
+
     def loss(key: Array, params: Params) -> tuple[Array, Array]:
-        target_key, last_key = jax.random.split(key)
+        target_key, last_key, stray_key = jax.random.split(key, 3)
         # Likelihood of draws of the target: a mode that the draws know is never given up.
         chosen = _resample(target_key, from_target, num_particles // 2)
         likelihood = flow.log_prob(params, dual.pool.flat[chosen]).mean()
@@ -108,6 +116,10 @@ def newton_epoch(
         log_q = flow.log_prob(params, dual.pool.flat[chosen])
         weight = jax.lax.stop_gradient(jnp.exp(jnp.minimum(log_q - log_last[chosen], 1.0)))
         value = -likelihood + jnp.mean(weight * _huber(log_q - log_target[chosen]))
+        # Far from all draws, lowering the density at one stray draw only moves it to the next.
+        stray = flow.sample(stray_key, params, NUM_STRAY)
+        beyond = jax.nn.relu(jnp.abs(stray - center[None]) / spread[None] - MAX_DISTANCE)
+        value += jnp.log1p(beyond).sum(-1).mean()
         return value, value
 
     arrived = dual.reached & reached
