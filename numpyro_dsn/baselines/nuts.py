@@ -1,0 +1,175 @@
+"""NUTS on the tilted model, in its own coordinates or in those of a fitted flow."""
+
+import json
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpyro import handlers
+from numpyro.infer import MCMC, NUTS
+
+from numpyro_dsn.baselines.output import simulate_draws, to_data
+from numpyro_dsn.baselines.problem import Problem, as_tilted_problem
+from numpyro_dsn.baselines.space import Space, tilted_density, unconstrained_space
+from numpyro_dsn.guides import constrain, unconstrain
+from numpyro_dsn.inference_data import Coords, Dims
+from numpyro_dsn.result import DSNResult
+
+STATS = {
+    "diverging": "diverging",
+    "energy": "energy",
+    "acceptance_rate": "accept_prob",
+    "n_steps": "num_steps",
+}
+"""ArviZ's names of what NumPyro records."""
+
+
+def nuts(
+    rng_key: Array,
+    source: Problem | DSNResult,
+    *,
+    neutra: bool = False,
+    num_warmup: int = 1000,
+    num_samples: int = 1000,
+    num_chains: int = 4,
+    num_replicates: int = 16,
+    coords: Coords | None = None,
+    dims: Dims | None = None,
+) -> Any:
+    r"""Sample the tilted model with the No-U-Turn sampler.
+
+    .. math:: q^*(z) \propto p(z) \exp(\eta^\top \bar T(z))
+
+    With ``neutra`` the chains move in the base space of the fitted flow, :math:`z = f(\omega)`,
+    where the density is that of :math:`\omega`, and start at draws of the fit.
+
+    Parameters
+    ----------
+    rng_key
+        Key of the chains and of the noise.
+    source
+        A fit, or a problem with natural parameters.
+    neutra
+        Whether to sample in the coordinates of the flow; needs a fit.
+    num_warmup, num_samples
+        Number of steps of each chain to adapt, and to keep.
+    num_chains
+        Number of chains, run together.
+    num_replicates
+        Number of fixed keys over which a stochastic simulator is averaged.
+    coords, dims
+        Coordinate values by dimension, and dimension names by site, as in
+        ``DSNResult.to_inference_data``.
+
+    Returns
+    -------
+    ``InferenceData`` or ``xarray.DataTree``; ``sample_stats`` has ``diverging``, ``energy``,
+    ``n_steps``, ``acceptance_rate`` and ``lp``, the log density of the tilted model without its
+    normalizer, in nats.
+
+    Raises
+    ------
+    ValueError
+        If the natural parameters are unknown, or ``neutra`` is asked without a fit.
+
+    References
+    ----------
+    M. D. Hoffman and A. Gelman, *The No-U-Turn Sampler*, JMLR 15, 2014; M. D. Hoffman et al.,
+    *NeuTra-lizing bad geometry in Hamiltonian Monte Carlo using neural transport*,
+    arXiv:1903.03704, 2019.
+    """
+    start_key, chain_key, noise_key = jax.random.split(rng_key, 3)
+    problem = as_tilted_problem(source)
+    began = time.perf_counter()
+    if neutra:
+        space, start = _flow_space(source), _flow_start(start_key, source, num_chains)
+    else:
+        space = unconstrained_space(problem.program)
+        # Where NumPyro starts too.
+        start = jax.random.uniform(start_key, (num_chains, space.dim), minval=-2.0, maxval=2.0)
+    density = tilted_density(problem, num_replicates)
+
+    def potential(position: Array) -> Array:
+        latents, log_det = space.to_latents(position)
+        return -density(latents) - log_det
+
+    mcmc = MCMC(
+        NUTS(potential_fn=potential),
+        num_warmup=num_warmup,
+        num_samples=num_samples,
+        num_chains=num_chains,
+        chain_method="vectorized",
+        progress_bar=False,
+    )
+    # Warmup is collected because its simulations have to be paid too.
+    mcmc.warmup(
+        chain_key, init_params=start, extra_fields=tuple(STATS.values()), collect_warmup=True
+    )
+    num_steps = int(np.sum(mcmc.get_extra_fields()["num_steps"]))
+    mcmc.run(chain_key, extra_fields=tuple(STATS.values()))
+    fields = mcmc.get_extra_fields(group_by_chain=True)
+    num_steps += int(np.sum(fields["num_steps"]))
+    positions = mcmc.get_samples(group_by_chain=True).reshape(num_chains * num_samples, -1)
+    latents, _ = jax.jit(jax.vmap(space.to_latents))(positions)
+    log_tilted = jax.jit(jax.vmap(density))(latents)
+    runs = simulate_draws(jax.random.split(noise_key, len(positions)), problem, latents)
+    seconds = time.perf_counter() - began
+
+    def by_chain(leaf: Array) -> np.ndarray:
+        return np.asarray(leaf).reshape(num_chains, num_samples, *leaf.shape[1:])
+
+    stats = {name: np.asarray(fields[field]) for name, field in STATS.items()}
+    stats["lp"] = by_chain(log_tilted)
+    replicates = num_replicates if problem.program.is_stochastic else 1
+    attrs = {
+        "inference_method": "NeuTra" if neutra else "NUTS",
+        "num_simulations": num_steps * replicates + len(positions),
+        "sampling_time": seconds,
+        "num_warmup": num_warmup,
+        "natural_parameters": json.dumps(np.asarray(problem.natural_parameters).tolist()),
+    }
+    return to_data(problem, jax.tree.map(by_chain, runs), stats, attrs, coords, dims)
+
+
+def _flow_space(source: Problem | DSNResult) -> Space:
+    """Return the base space of a fitted flow."""
+    fit, params = _require_fit(source).fit, _held_params(_require_fit(source))
+    try:
+        transform = fit.guide.get_transform(params)
+    except (NotImplementedError, TypeError, AssertionError) as error:
+        raise ValueError(
+            f"`neutra` needs a guide with a transform, but {type(fit.guide).__name__} has none; "
+            "fit with `AutoRealNVP`."
+        ) from error
+
+    def to_latents(base: Array) -> tuple[dict[str, Array], Array]:
+        flat = transform(base)
+        latents, log_det = constrain(fit.guide, flat)
+        return latents, log_det + jnp.sum(transform.log_abs_det_jacobian(base, flat))
+
+    def to_flat(latents: dict[str, Array]) -> Array:
+        return transform.inv(unconstrain(fit.guide, latents)[0])
+
+    return Space(fit.guide.latent_dim, to_latents, to_flat)
+
+
+def _flow_start(rng_key: Array, source: Problem | DSNResult, num_chains: int) -> Array:
+    result = _require_fit(source)
+    base = handlers.substitute(result.fit.guide.get_base_dist, data=_held_params(result))()
+    return jax.vmap(base.sample)(jax.random.split(rng_key, num_chains))
+
+
+def _require_fit(source: Problem | DSNResult) -> DSNResult:
+    if not isinstance(source, DSNResult):
+        raise ValueError(
+            "`neutra` samples in the coordinates of a fitted flow, but a problem has none; pass "
+            "the `DSNResult`."
+        )
+    return source
+
+
+def _held_params(result: DSNResult) -> dict[str, Array]:
+    return jax.tree.map(lambda leaf: leaf[result.chain], result.params)
