@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpyro import handlers
+from numpyro.distributions import MixtureSameFamily
 from numpyro.infer import MCMC, NUTS
 
+from numpyro_dsn.baselines.mixture import normal_to_mixture
 from numpyro_dsn.baselines.output import simulate_draws, to_data
 from numpyro_dsn.baselines.problem import Problem, as_tilted_problem
-from numpyro_dsn.baselines.space import Space, tilted_density, unconstrained_space
-from numpyro_dsn.guides import constrain, unconstrain
+from numpyro_dsn.baselines.space import ToLatents, tilted_density, unconstrained_space
+from numpyro_dsn.guides import constrain
 from numpyro_dsn.inference_data import Coords, Dims
 from numpyro_dsn.result import DSNResult
 
@@ -85,15 +87,16 @@ def nuts(
     problem = as_tilted_problem(source)
     began = time.perf_counter()
     if neutra:
-        space, start = _flow_space(source), _flow_start(start_key, source, num_chains)
+        dim, to_latents = _flow_space(source)
+        start = jax.random.normal(start_key, (num_chains, dim))
     else:
-        space = unconstrained_space(problem.program)
+        dim, to_latents, _ = unconstrained_space(problem.program)
         # Where NumPyro starts too.
-        start = jax.random.uniform(start_key, (num_chains, space.dim), minval=-2.0, maxval=2.0)
+        start = jax.random.uniform(start_key, (num_chains, dim), minval=-2.0, maxval=2.0)
     density = tilted_density(problem, num_replicates)
 
     def potential(position: Array) -> Array:
-        latents, log_det = space.to_latents(position)
+        latents, log_det = to_latents(position)
         return -density(latents) - log_det
 
     mcmc = MCMC(
@@ -113,7 +116,7 @@ def nuts(
     fields = mcmc.get_extra_fields(group_by_chain=True)
     num_steps += int(np.sum(fields["num_steps"]))
     positions = mcmc.get_samples(group_by_chain=True).reshape(num_chains * num_samples, -1)
-    latents, _ = jax.jit(jax.vmap(space.to_latents))(positions)
+    latents, _ = jax.jit(jax.vmap(to_latents))(positions)
     log_tilted = jax.jit(jax.vmap(density))(latents)
     runs = simulate_draws(jax.random.split(noise_key, len(positions)), problem, latents)
     seconds = time.perf_counter() - began
@@ -134,8 +137,8 @@ def nuts(
     return to_data(problem, jax.tree.map(by_chain, runs), stats, attrs, coords, dims)
 
 
-def _flow_space(source: Problem | DSNResult) -> Space:
-    """Return the base space of a fitted flow."""
+def _flow_space(source: Problem | DSNResult) -> tuple[int, ToLatents]:
+    """Return the map from normal noise through a fitted flow to the latents."""
     fit, params = _require_fit(source).fit, _held_params(_require_fit(source))
     try:
         transform = fit.guide.get_transform(params)
@@ -145,21 +148,18 @@ def _flow_space(source: Problem | DSNResult) -> Space:
             "fit with `AutoRealNVP`."
         ) from error
 
-    def to_latents(base: Array) -> tuple[dict[str, Array], Array]:
-        flat = transform(base)
-        latents, log_det = constrain(fit.guide, flat)
-        return latents, log_det + jnp.sum(transform.log_abs_det_jacobian(base, flat))
+    base = handlers.substitute(fit.guide.get_base_dist, data=params)()
+    # Between the components of a mixture there is nothing for a chain to cross.
+    is_mixture = isinstance(base, MixtureSameFamily)
 
-    def to_flat(latents: dict[str, Array]) -> Array:
-        return transform.inv(unconstrain(fit.guide, latents)[0])
+    def to_latents(noise: Array) -> tuple[dict[str, Array], Array]:
+        position, log_det = normal_to_mixture(base, noise) if is_mixture else (noise, jnp.zeros(()))
+        flat = transform(position)
+        latents, log_det_support = constrain(fit.guide, flat)
+        log_det_flow = jnp.sum(transform.log_abs_det_jacobian(position, flat))
+        return latents, log_det + log_det_flow + log_det_support
 
-    return Space(fit.guide.latent_dim, to_latents, to_flat)
-
-
-def _flow_start(rng_key: Array, source: Problem | DSNResult, num_chains: int) -> Array:
-    result = _require_fit(source)
-    base = handlers.substitute(result.fit.guide.get_base_dist, data=_held_params(result))()
-    return jax.vmap(base.sample)(jax.random.split(rng_key, num_chains))
+    return fit.guide.latent_dim, to_latents
 
 
 def _require_fit(source: Problem | DSNResult) -> DSNResult:

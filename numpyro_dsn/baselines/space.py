@@ -16,6 +16,7 @@ from numpyro_dsn.exponential_family import exponential_family
 from numpyro_dsn.program import Program, draw_prior
 
 Latents = dict[str, Array]
+ToLatents = Callable[[Array], tuple[Latents, Array]]
 
 FAR = 16.0
 """Where a draw at an end of its support lies: there a sigmoid is one up to rounding."""
@@ -33,7 +34,7 @@ class Space(NamedTuple):
     """
 
     dim: int
-    to_latents: Callable[[Array], tuple[Latents, Array]]
+    to_latents: ToLatents
     to_flat: Callable[[Latents], Array]
 
 

@@ -1,0 +1,150 @@
+"""What engines refuse: missing packages, missing natural parameters, missing tolerances."""
+
+import sys
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.infer.autoguide import AutoBNAFNormal, AutoDiagonalNormal
+
+from numpyro_dsn import DSN, PenaltyMethod, baselines
+from numpyro_dsn.constraints import AtLeast, Covariance, Moments
+
+KEY = jax.random.key(0)
+TILTED = [baselines.nuts, baselines.smc]
+ABC = [baselines.smc_abc, baselines.rejection]
+
+
+def circuit():
+    z = numpyro.sample("z", dist.Uniform(np.zeros(2), np.ones(2)).to_event(1))
+    numpyro.deterministic("f", z.sum())
+
+
+def problem(constraint=None, **kwargs):
+    return baselines.problem(circuit, {"f": constraint or Moments(1.0, std=0.1)}, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def _few_optimizations():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def untrained(guide):
+    dsn = DSN(circuit, {"f": Moments(1.0)}, guide, multipliers=PenaltyMethod(num_batches=10))
+    with pytest.warns(match="not met yet"):
+        return dsn.run(KEY, num_epochs=0, progress_bar=False)
+
+
+@pytest.mark.parametrize("engine", [baselines.smc, baselines.smc_abc])
+def test_missing_blackjax_names_the_extra(engine, monkeypatch):
+    monkeypatch.setitem(sys.modules, "blackjax", None)
+    with pytest.raises(ImportError, match=r"pip install numpyro-dsn\[baselines\]"):
+        engine(KEY, problem(natural_parameters=[1.0, 1.0]))
+
+
+@pytest.mark.parametrize("engine", TILTED)
+def test_tilted_model_needs_natural_parameters(engine):
+    with pytest.raises(ValueError, match="needs natural parameters"):
+        engine(KEY, problem())
+
+
+@pytest.mark.parametrize("engine", TILTED + ABC)
+def test_source_must_be_a_fit_or_a_problem(engine):
+    with pytest.raises(TypeError, match=r"baselines\.problem"):
+        engine(KEY, circuit)
+
+
+@pytest.mark.usefixtures("_few_optimizations")
+@pytest.mark.parametrize("engine", TILTED)
+def test_fit_without_a_certificate_is_refused(engine):
+    without_inverse = untrained(AutoBNAFNormal(circuit, num_flows=1, hidden_factors=[2]))
+    with pytest.raises(ValueError, match="has no inverse"):
+        engine(KEY, without_inverse)
+
+
+@pytest.mark.usefixtures("_few_optimizations")
+def test_fit_whose_certificate_knows_nothing_is_refused():
+    fit = untrained(AutoDiagonalNormal(circuit))
+    nowhere = fit.certificate._replace(natural_parameters={"mean[f]": np.nan})
+    fit.__dict__["certificate"] = nowhere
+    with pytest.raises(ValueError, match="certificate"):
+        baselines.nuts(KEY, fit)
+
+
+@pytest.mark.parametrize(
+    "given", [[1.0], [1.0, np.nan], {"mean[f]": 1.0}, {"mean[f]": 1.0, "variance": 2.0}]
+)
+def test_natural_parameters_must_fit_the_constraints(given):
+    with pytest.raises(ValueError, match=r"var\[f\]"):
+        problem(natural_parameters=given)
+
+
+def test_natural_parameters_by_label_are_ordered():
+    found = problem(natural_parameters={"var[f]": 2.0, "mean[f]": 1.0})
+    np.testing.assert_array_equal(found.natural_parameters, [1.0, 2.0])
+
+
+def test_neutra_needs_a_fit():
+    with pytest.raises(ValueError, match="DSNResult"):
+        baselines.nuts(KEY, problem(natural_parameters=[1.0, 1.0]), neutra=True)
+
+
+@pytest.mark.parametrize("engine", ABC)
+@pytest.mark.parametrize("constraint", [Moments(1.0), AtLeast(1.0)])
+def test_targets_without_a_deviation_need_a_tolerance(engine, constraint):
+    with pytest.raises(ValueError, match="tolerance={'f'"):
+        engine(KEY, problem(constraint))
+
+
+@pytest.mark.parametrize("engine", ABC)
+@pytest.mark.parametrize(
+    ("tolerance", "match"),
+    [({"g": 1.0}, "'g'"), ({"f": 0.0}, "positive"), ({"f": np.ones(3)}, "elements")],
+)
+def test_tolerance_must_fit_the_behavior(engine, tolerance, match):
+    with pytest.raises(ValueError, match=match):
+        engine(KEY, problem(), tolerance=tolerance)
+
+
+def test_rejection_that_keeps_nothing_says_how_near_it_came():
+    with pytest.raises(ValueError, match="nearest is at"):
+        baselines.rejection(KEY, problem(Moments(3.0, std=0.01)), num_simulations=100)
+
+
+def improper():
+    z = numpyro.sample("z", dist.ImproperUniform(dist.constraints.real, (), ()))
+    numpyro.deterministic("f", z)
+
+
+@pytest.mark.filterwarnings("ignore:The prior of:numpyro_dsn.DSNWarning")
+@pytest.mark.parametrize("engine", [baselines.smc, *ABC])
+def test_improper_prior_cannot_be_started_from(engine):
+    source = baselines.problem(improper, {"f": Moments(0.0, std=1.0)}, natural_parameters=[0, -0.5])
+    with pytest.raises(ValueError, match="improper"):
+        engine(KEY, source)
+
+
+@pytest.mark.filterwarnings("ignore:The prior of:numpyro_dsn.DSNWarning")
+def test_nuts_takes_an_improper_prior(rng_key):
+    source = baselines.problem(improper, {"f": Moments(0.0, std=1.0)}, natural_parameters=[0, -0.5])
+    data = baselines.nuts(rng_key, source, num_warmup=200, num_samples=500)
+    z = np.asarray(data["posterior"]["z"])
+    assert abs(z.std() - 1.0) < 0.15
+
+
+def vector_circuit():
+    z = numpyro.sample("z", dist.Normal(np.zeros(2), np.ones(2)).to_event(1))
+    numpyro.deterministic("f", z)
+
+
+def test_covariance_gives_each_element_its_tolerance():
+    cov = np.array([[0.04, 0.0], [0.0, 0.25]])
+    source = baselines.problem(vector_circuit, {"f": Covariance(np.array([0.5, -0.5]), cov)})
+    data = baselines.rejection(KEY, source, num_simulations=5000)
+    f = np.asarray(data["posterior"]["f"])
+    assert np.all(np.abs(f - [0.5, -0.5]) <= [0.2 + 1e-6, 0.5 + 1e-6])
+    assert np.ptp(f[..., 1]) > 0.8
