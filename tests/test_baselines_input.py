@@ -88,6 +88,11 @@ def test_natural_parameters_by_label_are_ordered():
     np.testing.assert_array_equal(found.natural_parameters, [1.0, 2.0])
 
 
+def test_nuts_needs_steps_to_adapt():
+    with pytest.raises(ValueError, match="num_warmup"):
+        baselines.nuts(KEY, problem(natural_parameters=[1.0, 1.0]), num_warmup=0)
+
+
 def test_neutra_needs_a_fit():
     with pytest.raises(ValueError, match="DSNResult"):
         baselines.nuts(KEY, problem(natural_parameters=[1.0, 1.0]), neutra=True)

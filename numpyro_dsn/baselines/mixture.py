@@ -7,7 +7,7 @@ from jax.scipy.special import log_ndtr, logsumexp
 from jax.scipy.stats import norm
 from numpyro.distributions import MixtureSameFamily
 
-NUM_BISECTIONS = 40
+NUM_BISECTIONS = 32
 REACH = 12.0
 """Standard deviations around the components between which a coordinate is searched."""
 

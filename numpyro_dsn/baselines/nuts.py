@@ -45,8 +45,8 @@ def nuts(
 
     .. math:: q^*(z) \propto p(z) \exp(\eta^\top \bar T(z))
 
-    With ``neutra`` the chains move in the base space of the fitted flow, :math:`z = f(\omega)`,
-    where the density is that of :math:`\omega`, and start at draws of the fit.
+    With ``neutra`` the chains move in normal noise that the fitted flow maps to z. As far as the
+    flow is right, the density of the noise is normal, and modes of z are neighbors.
 
     Parameters
     ----------
@@ -75,7 +75,8 @@ def nuts(
     Raises
     ------
     ValueError
-        If the natural parameters are unknown, or ``neutra`` is asked without a fit.
+        If the natural parameters are unknown, ``neutra`` is asked without a fit, or there is no
+        step to adapt.
 
     References
     ----------
@@ -83,6 +84,8 @@ def nuts(
     *NeuTra-lizing bad geometry in Hamiltonian Monte Carlo using neural transport*,
     arXiv:1903.03704, 2019.
     """
+    if num_warmup < 1:
+        raise ValueError(f"`num_warmup` must be at least 1, but is {num_warmup}.")
     start_key, chain_key, noise_key = jax.random.split(rng_key, 3)
     problem = as_tilted_problem(source)
     began = time.perf_counter()
@@ -147,9 +150,8 @@ def _flow_space(source: Problem | DSNResult) -> tuple[int, ToLatents]:
             f"`neutra` needs a guide with a transform, but {type(fit.guide).__name__} has none; "
             "fit with `AutoRealNVP`."
         ) from error
-
     base = handlers.substitute(fit.guide.get_base_dist, data=params)()
-    # Between the components of a mixture there is nothing for a chain to cross.
+    # In the coordinates of a mixture itself a chain would stay in the component it started in.
     is_mixture = isinstance(base, MixtureSameFamily)
 
     def to_latents(noise: Array) -> tuple[dict[str, Array], Array]:
