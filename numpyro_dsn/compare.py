@@ -33,6 +33,8 @@ class Row(NamedTuple):
         In nats on the constrained space; known where the engine knows its normalized density.
     statistics
         E[T] by label.
+    means, stds
+        Mean and standard deviation of every element of the latents, by label.
     violation
         Largest distance of an E[T] from its target, in standard deviations of T.
     num_simulations, sampling_time
@@ -49,6 +51,8 @@ class Row(NamedTuple):
     method: str
     entropy: Estimate
     statistics: dict[str, Estimate]
+    means: dict[str, Estimate]
+    stds: dict[str, Estimate]
     violation: float
     num_simulations: float
     sampling_time: float
@@ -138,10 +142,13 @@ def _row(data: Any, draws: np.ndarray, labels: np.ndarray | None, known: list) -
         for label in known
         if labels is not None
     }
+    columns = dict(zip(_element_labels(data), np.moveaxis(draws, -1, 0), strict=True))
     return Row(
         method=str(attrs["inference_method"]),
         entropy=entropy,
         statistics=statistics,
+        means={label: _estimate(column) for label, column in columns.items()},
+        stds={label: _std(column) for label, column in columns.items()},
         violation=float(np.max(distance / np.where(scale > 0, scale, 1.0))),
         num_simulations=float(attrs.get("num_simulations", np.nan)),
         sampling_time=float(attrs.get("sampling_time", np.nan)),
@@ -160,6 +167,13 @@ def _estimate(values: np.ndarray) -> Estimate:
         ess = effective_sample_size(values[chain][None])
         errors[chain] = spread[chain] / np.sqrt(ess)
     return _combine(values.mean(1), errors)
+
+
+def _std(values: np.ndarray) -> Estimate:
+    """Return the standard deviation of draws and, by the delta method, its standard error."""
+    variance = _estimate((values - values.mean()) ** 2)
+    std = np.sqrt(variance.mean)
+    return Estimate(float(std), float(variance.error / (2 * std)) if std > 0 else 0.0)
 
 
 def _combine(means: np.ndarray, errors: np.ndarray) -> Estimate:
@@ -196,6 +210,18 @@ def _draws(data: Any, kind: str) -> np.ndarray:
         for name in json.loads(data.attrs[kind])
     ]
     return np.concatenate(columns, axis=-1)
+
+
+def _element_labels(data: Any) -> list[str]:
+    """Return one label for each element of the latents, in the order of their draws."""
+    labels = []
+    for name in json.loads(data.attrs["latents"]):
+        variable = data["posterior"][name]
+        dims = variable.dims[2:]
+        for index in np.ndindex(*variable.shape[2:]):
+            at = [str(variable[dim].values[i]) for dim, i in zip(dims, index, strict=True)]
+            labels.append(f"{name}[{', '.join(at)}]" if at else name)
+    return labels
 
 
 def _pair_distances(draws: dict[str, np.ndarray]) -> dict[tuple[str, str], Distance]:

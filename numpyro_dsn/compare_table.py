@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def format_comparison(comparison: "Comparison") -> str:
-    """Return three tables: cost and diagnostics, statistics, distances."""
+    """Return tables of cost and diagnostics, statistics, moments of the latents, and distances."""
     rows = comparison.rows
     modes = list(next(iter(rows.values())).modes)
     head = ["", "entropy", "violation/sd", "simulations", "seconds", "ESS", "R-hat", "divergent"]
@@ -26,17 +26,25 @@ def format_comparison(comparison: "Comparison") -> str:
             _number(row.divergences, ".0f"),
         ]
         summary.append([*cells, *(_with_error(share) for share in row.modes.values())])
-    labels = list(next(iter(rows.values())).statistics)
-    achieved = [["E[T]", *rows]]
-    for label in labels:
-        achieved.append([label, *(_with_error(row.statistics[label]) for row in rows.values())])
+    achieved = _by_method("E[T]", {name: row.statistics for name, row in rows.items()})
+    means = _by_method("mean", {name: row.means for name, row in rows.items()})
+    stds = _by_method("standard deviation", {name: row.stds for name, row in rows.items()})
     head = ["distance / sd", "latents", "95 % by chance", "statistics", "95 % by chance"]
     distances = [head]
     for (one, other), (latents, statistics) in comparison.distances.items():
         numbers = latents.value, latents.noise, statistics.value, statistics.noise
         distances.append([f"{one} - {other}", *(f"{number:.3f}" for number in numbers)])
-    tables = [summary, achieved, distances] if comparison.distances else [summary, achieved]
+    tables = [summary, achieved, means, stds, *([distances] if comparison.distances else [])]
     return "\n\n".join(_align(table) for table in tables)
+
+
+def _by_method(title: str, estimates: "dict[str, dict[str, Estimate]]") -> list[list[str]]:
+    """Return one line for each label and one column for each method."""
+    labels = next(iter(estimates.values()))
+    lines = [
+        [label, *(_with_error(found[label]) for found in estimates.values())] for label in labels
+    ]
+    return [[title, *estimates], *lines]
 
 
 def _align(table: list[list[str]]) -> str:

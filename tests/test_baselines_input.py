@@ -153,3 +153,15 @@ def test_covariance_gives_each_element_its_tolerance():
     f = np.asarray(data["posterior"]["f"])
     assert np.all(np.abs(f - [0.5, -0.5]) <= [0.2 + 1e-6, 0.5 + 1e-6])
     assert np.ptp(f[..., 1]) > 0.8
+
+
+def test_draws_of_another_engine_have_the_same_layout():
+    source, values = problem(), {"z": np.full((2, 10, 2), 0.5)}
+    data = baselines.from_draws(KEY, source, values, "NPE", num_simulations=7)
+    expected = baselines.rejection(KEY, source, num_simulations=1000)
+    assert list(data["posterior"].data_vars) == list(expected["posterior"].data_vars)
+    assert data["posterior"]["z"].dims == expected["posterior"]["z"].dims
+    np.testing.assert_array_equal(data["posterior"]["f"], np.ones((2, 10)))
+    assert data.attrs["inference_method"] == "NPE"
+    with pytest.raises(ValueError, match="two, chains and draws"):
+        baselines.from_draws(KEY, source, {"z": np.full((10, 2), 0.5)}, "NPE")

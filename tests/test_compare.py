@@ -72,6 +72,9 @@ def test_what_is_known_of_an_exact_posterior(comparison):
     for label, target in (("mean[f]", 0.0), ("var[f]", 4.0)):
         found = row.statistics[label]
         assert abs(found.mean - target) < 4 * found.error
+    for found, target in ((row.means["z"], 0.0), (row.stds["z"], 1.0)):
+        assert abs(found.mean - target) < 4 * found.error
+    assert 0.8 < row.stds["z"].error * np.sqrt(2 * NUM_CHAINS * NUM_DRAWS) < 2.4
     assert row.violation < 4 / np.sqrt(NUM_CHAINS * NUM_DRAWS)
     assert 0.8 < row.ess / (NUM_CHAINS * NUM_DRAWS) < 1.25
     assert abs(row.r_hat - 1.0) < 0.01
@@ -120,12 +123,12 @@ def test_distances(comparison):
 def test_table(comparison):
     text = str(comparison)
     tables = text.split("\n\n")
-    assert len(tables) == 3
+    assert len(tables) == 5
     assert tables[0].splitlines()[0].split()[:3] == ["entropy", "violation/sd", "simulations"]
     for name in comparison.rows:
         assert any(line.startswith(name) for line in tables[0].splitlines())
     assert tables[1].splitlines()[0].split() == ["E[T]", *comparison.rows]
-    assert len(tables[2].splitlines()) == 1 + 10
+    assert len(tables[4].splitlines()) == 1 + 10
     assert "mode right" in tables[0]
     assert "nan" not in text
 

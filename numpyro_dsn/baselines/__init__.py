@@ -4,6 +4,7 @@ Each takes a fit, or ``problem(model, behavior)``, and returns ArviZ data with t
 dimensions and coordinates of ``DSNResult.to_inference_data``.
 """
 
+from numpyro_dsn.baselines.draws import from_draws
 from numpyro_dsn.baselines.nuts import nuts
 from numpyro_dsn.baselines.problem import Problem, problem
 from numpyro_dsn.baselines.rejection import rejection
@@ -12,6 +13,7 @@ from numpyro_dsn.baselines.smc_abc import smc_abc
 
 __all__ = [
     "Problem",
+    "from_draws",
     "nuts",
     "problem",
     "rejection",
