@@ -1,6 +1,7 @@
 """What engines refuse: missing packages, missing natural parameters, missing tolerances."""
 
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -58,7 +59,7 @@ def test_source_must_be_a_fit_or_a_problem(engine):
         engine(KEY, circuit)
 
 
-@pytest.mark.usefixtures("_few_optimizations")
+@pytest.mark.usefixtures("_few_optimizations", "numpyro_ranks")
 @pytest.mark.parametrize("engine", TILTED)
 def test_fit_without_a_certificate_is_refused(engine):
     without_inverse = untrained(AutoBNAFNormal(circuit, num_flows=1, hidden_factors=[2]))
@@ -69,8 +70,8 @@ def test_fit_without_a_certificate_is_refused(engine):
 @pytest.mark.usefixtures("_few_optimizations")
 def test_fit_whose_certificate_knows_nothing_is_refused():
     fit = untrained(AutoDiagonalNormal(circuit))
-    nowhere = fit.certificate._replace(natural_parameters={"mean[f]": np.nan})
-    fit.__dict__["certificate"] = nowhere
+    # As of a fit that diverged; to compute one takes longer than all other tests.
+    fit.__dict__["certificate"] = SimpleNamespace(natural_parameters={"mean[f]": np.nan})
     with pytest.raises(ValueError, match="certificate"):
         baselines.nuts(KEY, fit)
 

@@ -1,11 +1,14 @@
 """NUTS in the coordinates of a flow: the same posterior, whatever the flow and its base."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from closed_forms import CLOSED_FORMS
 from numpyro.diagnostics import effective_sample_size
 from numpyro.infer.autoguide import AutoDiagonalNormal
 
@@ -31,24 +34,27 @@ def _compile_fast():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+to_mixture = jax.jit(jax.vmap(lambda noise: normal_to_mixture(MIXTURE, noise)))
+
+
 def test_map_to_a_mixture_has_the_determinant_of_its_jacobian(rng_key):
-    """The derivative is implicit: compare it with finite differences too."""
-    noise = jax.random.normal(rng_key, (200, 2))
-    _, log_det = jax.vmap(lambda e: normal_to_mixture(MIXTURE, e))(noise)
-    jacobian = jax.vmap(jax.jacfwd(lambda e: normal_to_mixture(MIXTURE, e)[0]))(noise)
+    """The derivatives are implicit: compare them with differences of the map."""
+    noise, step = jax.random.normal(rng_key, (200, 2)), 3e-3
+    shifts = step * jnp.eye(2)
+    columns = [
+        (to_mixture(noise + s[None])[0] - to_mixture(noise - s[None])[0]) / (2 * step)
+        for s in shifts
+    ]
+    differences = jnp.stack(columns, -1)
+    jacobian = jax.jit(jax.vmap(jax.jacfwd(lambda e: normal_to_mixture(MIXTURE, e)[0])))(noise)
+    log_det = to_mixture(noise)[1]
     np.testing.assert_allclose(np.linalg.slogdet(jacobian)[1], log_det, atol=1e-3)
-    with jax.enable_x64(True):
-        at, step = jnp.array([0.3, -0.8]), 1e-5
-        ends = (normal_to_mixture(MIXTURE, at + s * step)[0][0] for s in (1, -1))
-        difference = np.subtract(*ends) / (2 * step)
-        exact = jax.jacfwd(lambda e: normal_to_mixture(MIXTURE, e)[0][0])(at).sum()
-        np.testing.assert_allclose(difference, exact, rtol=1e-4)
+    # Rounding and curvature of the difference: large only where the map is steep.
+    assert np.quantile(np.abs(differences - jacobian) / (1 + np.abs(jacobian)), 0.9) < 0.01
 
 
 def test_map_to_a_mixture_gives_its_draws(rng_key):
-    draws, _ = jax.vmap(lambda e: normal_to_mixture(MIXTURE, e))(
-        jax.random.normal(rng_key, (20_000, 2))
-    )
+    draws, _ = to_mixture(jax.random.normal(rng_key, (20_000, 2)))
     weights = np.asarray(jax.nn.softmax(LOGITS))
     mean = weights @ np.asarray(LOC)
     second = np.einsum("k,ki,kj->ij", weights, LOC, LOC) + np.diag(weights @ np.asarray(SCALE) ** 2)
@@ -58,14 +64,14 @@ def test_map_to_a_mixture_gives_its_draws(rng_key):
     assert np.all(np.abs(products.mean(0) - second) < 4 * products.std(0) / np.sqrt(len(draws)))
 
 
-@pytest.mark.parametrize("noise", [-8.0, -5.5, 0.0, 5.5, 8.0])
-def test_map_of_a_single_component_is_affine_also_in_the_tails(noise):
+def test_map_of_a_single_component_is_affine_also_in_the_tails():
     single = dist.MixtureSameFamily(
         dist.Categorical(logits=jnp.zeros(1)),
         dist.Normal(jnp.array([[1.0]]), jnp.array([[0.5]])).to_event(1),
     )
-    value, log_det = normal_to_mixture(single, jnp.array([noise]))
-    np.testing.assert_allclose(value, 1.0 + 0.5 * noise, atol=2e-4)
+    noise = jnp.array([-8.0, -5.5, 0.0, 5.5, 8.0])
+    value, log_det = jax.jit(jax.vmap(lambda e: normal_to_mixture(single, e)))(noise[:, None])
+    np.testing.assert_allclose(value[:, 0], 1.0 + 0.5 * noise, atol=2e-4)
     np.testing.assert_allclose(log_det, np.log(0.5), atol=5e-3)
 
 
@@ -84,7 +90,7 @@ def test_neutra_on_a_stochastic_circuit_is_exact(num_components, rng_key):
         fit = dsn.run(jax.random.key(0), num_epochs=0, progress_bar=False)
     variance = STD**2 - NOISE**2
     eta = {"mean[x]": TARGET, "var[x]": (1 - 1 / variance) / 2}
-    fit.__dict__["certificate"] = fit.certificate._replace(natural_parameters=eta)
+    fit.__dict__["certificate"] = SimpleNamespace(natural_parameters=eta)
     data = baselines.nuts(
         rng_key, fit, neutra=True, num_warmup=200, num_samples=300, num_replicates=500
     )
@@ -105,8 +111,8 @@ def test_neutra_on_a_deterministic_circuit_is_exact(rng_key):
     dsn = DSN(circuit, {"z": Moments(0.3)}, AutoDiagonalNormal(circuit), None, PenaltyMethod())
     with pytest.warns(match="not met yet"):
         fit = dsn.run(jax.random.key(0), num_epochs=0, progress_bar=False)
+    eta = {"mean[z]": CLOSED_FORMS["truncated exponential"].natural_parameters[0]}
+    fit.__dict__["certificate"] = SimpleNamespace(natural_parameters=eta)
     data = baselines.nuts(rng_key, fit, neutra=True, num_warmup=200, num_samples=500)
     z = np.asarray(data["posterior"]["z"], dtype=float)
-    # eta is that of the certificate, solved on 40000 draws; its error is less than that of 10000.
-    error = z.std() * np.sqrt(1 / effective_sample_size(z) + 1 / 10_000)
-    assert abs(z.mean() - 0.3) < 4 * error
+    assert abs(z.mean() - 0.3) < 4 * z.std() / np.sqrt(effective_sample_size(z))

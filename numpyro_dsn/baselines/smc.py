@@ -24,6 +24,8 @@ from numpyro_dsn.result import DSNResult
 EVALUATIONS_PER_STEP = 3
 """Of the tilt, beside those of the random walk: to choose the temperature, to start, to weight."""
 
+MAX_TEMPERATURES = 1000
+
 
 def smc(
     rng_key: Array,
@@ -74,7 +76,8 @@ def smc(
     ImportError
         If blackjax is not installed.
     ValueError
-        If the natural parameters are unknown, or the prior cannot be sampled.
+        If the natural parameters are unknown, the prior cannot be sampled, or the particles do
+        not get from one to the other.
 
     References
     ----------
@@ -130,6 +133,7 @@ def smc(
             state, info = step(step_key, state)
             log_normalizer += float(info.log_likelihood_increment)
             num_steps += 1
+            _require_progress(float(state.tempering_param), num_steps)
         runs.append(state.particles)
         acceptance = float(jnp.mean(info.update_info.is_accepted))
         stats.append((log_normalizer, num_steps, acceptance))
@@ -164,3 +168,12 @@ def smc(
         coords,
         dims,
     )
+
+
+def _require_progress(temperature: float, num_steps: int) -> None:
+    if num_steps > MAX_TEMPERATURES or not np.isfinite(temperature):
+        raise ValueError(
+            f"After {num_steps} steps the particles are at temperature {temperature:.3g} of 1: the "
+            "statistics of hardly any draw of the prior are finite, or none is near the behavior. "
+            "Guard the statistics, or raise `num_particles`."
+        )
