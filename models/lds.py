@@ -220,13 +220,12 @@ def write_comparison(datas: dict[str, Any], out: Path) -> tuple[Comparison, list
 
     from numpyro_dsn.baselines.figures import plot_compare
 
-    names = ["a", "growth rate", "oscillation"]
     files = [out / "forest.png", out / "compare.png"]
     if int(arviz.__version__.split(".")[0]) >= 1:
-        arviz.plot_forest(datas, var_names=names, combined=True, backend="matplotlib")
+        arviz.plot_forest(datas, var_names=["a"], combined=True, backend="matplotlib")
     else:
         arviz.plot_forest(
-            list(datas.values()), model_names=list(datas), var_names=names, combined=True
+            list(datas.values()), model_names=list(datas), var_names=["a"], combined=True
         )
     plt.gcf().savefig(files[0], dpi=120, bbox_inches="tight")
     comparison = compare(datas, sign_of_a2)
