@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
@@ -52,7 +53,7 @@ def from_draws(
         If a latent site is missing, or its axes are not chains, draws and its own.
     """
     problem = as_problem(source)
-    given = {name: np.asarray(value) for name, value in values.items()}
+    given = {name: jnp.asarray(value) for name, value in values.items()}
     latents, shape = require_latents(problem.program, given)
     if len(shape) != 2:
         raise ValueError(
