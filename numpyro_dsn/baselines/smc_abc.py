@@ -199,10 +199,13 @@ def smc_abc(
 
 
 def _next_level(found: np.ndarray, level: float, survival: float, epsilon: float) -> float:
-    """Return the quantile of the distances, or the next smaller distance if they are tied."""
+    """Return the quantile of the distances, or the next smaller one if they are tied.
+
+    If there is none, the level stays and the particles go on searching.
+    """
     chosen = np.quantile(found, survival)
     if chosen >= level:
-        chosen = np.max(found, where=found < level, initial=epsilon)
+        chosen = max(found[found < level], default=level)
     return float(found.dtype.type(max(chosen, epsilon)))
 
 
