@@ -203,7 +203,8 @@ def _next_level(found: np.ndarray, level: float, survival: float, epsilon: float
 
     If there is none, the level stays and the particles go on searching.
     """
-    chosen = np.quantile(found, survival)
+    # The lower neighbor: between a finite and an infinite distance there is no number.
+    chosen = np.quantile(found, survival, method="lower")
     if chosen >= level:
         chosen = max(found[found < level], default=level)
     return float(found.dtype.type(max(chosen, epsilon)))
