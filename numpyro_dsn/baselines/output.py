@@ -65,7 +65,7 @@ def to_data(
     Returns
     -------
     Groups ``posterior`` (latents and statistics), ``posterior_predictive`` (all sites that are no
-    latents), ``sample_stats``, ``constant_data`` (bounds on E[T]) and ``behavior``, in an
+    latents, if any), ``sample_stats``, ``constant_data`` (bounds on E[T]) and ``behavior``, in an
     ``InferenceData`` (ArviZ 0.x) or an ``xarray.DataTree`` (ArviZ 1.x).
     """
     import xarray
@@ -81,9 +81,14 @@ def to_data(
     variables = {name: (["chain", "draw"][: np.ndim(v)], v) for name, v in stats.items()}
     statistic = {"statistic": program.labels}
     bounds = {"lower": np.asarray(program.lower), "upper": np.asarray(program.upper)}
+    draws = {"posterior": asked, "posterior_predictive": other}
     groups = {
-        "posterior": sites_dataset(program, asked, coords or {}, dims or {}),
-        "posterior_predictive": sites_dataset(program, other, coords or {}, dims or {}),
+        # A model may have no site but its latents.
+        **{
+            group: sites_dataset(program, chosen, coords or {}, dims or {})
+            for group, chosen in draws.items()
+            if chosen
+        },
         "sample_stats": xarray.Dataset(variables, coords=chain_draw),
         "constant_data": xarray.Dataset(
             {name: (["statistic"], bound) for name, bound in bounds.items()}, coords=statistic
