@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from numpyro_dsn.labels import element_label
 from numpyro_dsn.version import __version__
 
 if TYPE_CHECKING:
@@ -100,6 +101,45 @@ def to_container(groups: dict[str, Any], attrs: dict[str, Any]) -> Any:
         tree.attrs = attrs
         return tree
     return arviz.InferenceData(attrs=attrs, warn_on_custom_groups=False, **groups)
+
+
+def add_group(data: Any, name: str, variables: dict[str, Any], coords: Coords) -> Any:
+    """Return a copy of ArviZ data with one more group, or with another one of that name.
+
+    Parameters
+    ----------
+    data
+        ``InferenceData`` or ``xarray.DataTree``.
+    name
+        Name of the group.
+    variables
+        Dimension names and values by variable.
+    coords
+        Coordinate values by dimension.
+    """
+    import xarray
+
+    dataset = xarray.Dataset(variables, coords=coords).assign_attrs(data.attrs)
+    copied = data.copy()
+    if isinstance(copied, xarray.DataTree):
+        copied[name] = xarray.DataTree(dataset)
+        return copied
+    if name in copied.groups():
+        del copied[name]
+    copied.add_groups({name: dataset}, warn_on_custom_groups=False)
+    return copied
+
+
+def parameter_labels(data: Any) -> list[str]:
+    """Return one label for each element of the latents of ArviZ data, with its coordinates."""
+    posterior = data["posterior"]
+    labels = []
+    for name in json.loads(posterior.attrs["latents"]):
+        coords = [posterior[name][dim].values for dim in posterior[name].dims[2:]]
+        for index in np.ndindex(*posterior[name].shape[2:]):
+            at = [str(values[i]) for values, i in zip(coords, index, strict=True)]
+            labels.append(element_label(name, at))
+    return labels
 
 
 def sites_dataset(

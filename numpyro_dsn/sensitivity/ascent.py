@@ -1,0 +1,77 @@
+"""Newton's method uphill, from any start and to any kind of summit."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+NUM_STEPS = 50
+
+MAX_STEP = 1.0
+"""Longest step, in units of the scale: it keeps an ascent in its own basin."""
+
+MIN_CURVATURE = 1e-4
+
+STEP_SIZES = 2.0 ** -np.arange(8.0)
+
+
+def ascend(
+    log_density: Callable[[Array], Array],
+    start: Array,
+    scale: Array,
+    is_free: Array,
+    num_steps: int = NUM_STEPS,
+) -> Array:
+    r"""Climb a log density by Newton's method, and return every point on the way.
+
+    .. math:: \delta = |H|^{-1} g
+
+    With the absolute values of the Hessian's eigenvalues every step leads uphill, away from saddles
+    too. Steps are measured in units of the scale, and the best one of several lengths is taken, so
+    that the density never falls.
+
+    Parameters
+    ----------
+    log_density
+        Function of a vector of shape ``(D,)``.
+    start
+        Where to start, shape ``(D,)``.
+    scale
+        Unit of each coordinate, shape ``(D,)``.
+    is_free
+        Which coordinates may move, shape ``(D,)``.
+    num_steps
+        Number of steps.
+
+    Returns
+    -------
+    The start and the point after every step, shape ``(num_steps + 1, D)``.
+
+    References
+    ----------
+    Dauphin et al., *Identifying and attacking the saddle point problem in high-dimensional
+    non-convex optimization*, NeurIPS 2014.
+    """
+
+    def objective(y: Array) -> Array:
+        return log_density(scale * y)
+
+    def step(y: Array, _: None) -> tuple[Array, Array]:
+        gradient = jnp.where(is_free, jax.grad(objective)(y), 0.0)
+        both = is_free[:, None] & is_free[None]
+        values, vectors = jnp.linalg.eigh(jnp.where(both, jax.hessian(objective)(y), 0.0))
+        newton = vectors @ ((vectors.T @ gradient) / jnp.maximum(jnp.abs(values), MIN_CURVATURE))
+        newton = jnp.where(is_free, newton, 0.0)
+        newton *= jnp.minimum(1.0, MAX_STEP / jnp.linalg.norm(newton))
+        sizes = jnp.array([0.0, *STEP_SIZES])
+        # A step of size zero stays where it is, even if the direction is not finite.
+        moved = jnp.where(sizes[:, None] > 0, y[None] + sizes[:, None] * newton[None], y[None])
+        heights = jax.vmap(objective)(moved)
+        best = moved[jnp.argmax(jnp.where(jnp.isfinite(heights), heights, -jnp.inf))]
+        return best, best
+
+    first = start / scale
+    _, path = jax.lax.scan(step, first, length=num_steps)
+    return scale[None] * jnp.concatenate([first[None], path])

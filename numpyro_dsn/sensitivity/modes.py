@@ -1,0 +1,187 @@
+"""Modes of a fit: the summits of its density, and the share of the mass that leads to each."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from numpyro_dsn.guides import constrain, unconstrained_posterior
+from numpyro_dsn.sensitivity.ascent import NUM_STEPS, ascend
+from numpyro_dsn.sensitivity.coordinates import Sites, coordinates, held_params
+
+if TYPE_CHECKING:
+    from numpyro_dsn.result import DSNResult
+
+SNAPSHOTS = (0, 1, 2, 4, 8, 16, 32, NUM_STEPS)
+"""Steps of the ascents at which neighbors are connected."""
+
+NUM_NEIGHBORS, NUM_BETWEEN = 8, 7
+
+BATCH_SIZE = 500
+
+
+class Modes(NamedTuple):
+    """Modes of a fit, the one with the largest mass first.
+
+    values
+        Value of each latent site, with a leading axis ``num_modes``.
+    log_prob
+        Log density at the modes, in nats, shape ``(num_modes,)``.
+    mass, mass_se
+        Share of the fit's mass that leads to each mode and its standard error, shape
+        ``(num_modes,)``.
+    """
+
+    values: Sites
+    log_prob: np.ndarray
+    mass: np.ndarray
+    mass_se: np.ndarray
+
+
+def find_modes(
+    result: "DSNResult", rng_key: Array, num_starts: int = 500, prominence: float = 1.0
+) -> Modes:
+    """Find the modes of a fit by optimization from many of its own draws.
+
+    Every draw climbs the log density on the constrained space. The steps are in unconstrained
+    coordinates, in units of the draws' standard deviation, so that no step size depends on the
+    support. A mode at an end of the support is approached and not reached.
+
+    A degenerate behavior has ridges, along which a flow has many summits of almost the same height.
+    Two summits are one mode if some way from one to the other never falls by more than
+    ``prominence`` below the lower one. The ways that are tried are the ascents themselves and
+    straight lines between neighbors among them. The mass of a mode is the share of draws whose
+    ascents end in it.
+
+    Parameters
+    ----------
+    result
+        The fit.
+    rng_key
+        Key of the draws.
+    num_starts
+        Number of draws.
+    prominence
+        Smallest depth of the valley between two modes, in nats.
+
+    Raises
+    ------
+    ValueError
+        If there are not more starts than parameters, or ``prominence`` is negative.
+
+    References
+    ----------
+    F. Chazal et al., *Persistence-based clustering in Riemannian manifolds*, J. ACM 60(6), 2013.
+    """
+    place = coordinates(result)
+    if num_starts <= len(place.labels):
+        raise ValueError(
+            f"`num_starts` is {num_starts}, but there are {len(place.labels)} parameters; give "
+            "more starts than parameters."
+        )
+    if not prominence >= 0:
+        raise ValueError(f"`prominence` must not be negative, but is {prominence}.")
+    paths, heights, edges, levels = _climb(result, rng_key, num_starts)
+    root = merge(heights, edges, levels, prominence)
+    summits, counts = np.unique(root, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    summits, mass = summits[order], counts[order] / num_starts
+    values = jax.vmap(lambda u: constrain(result.fit.guide, u)[0])(jnp.asarray(paths[summits, -1]))
+    return Modes(
+        {name: values[name] for name in place.shapes},
+        heights[summits],
+        mass,
+        np.sqrt(mass * (1 - mass) / num_starts),
+    )
+
+
+def merge(
+    heights: np.ndarray, edges: np.ndarray, levels: np.ndarray, prominence: float
+) -> np.ndarray:
+    """Merge summits that no valley separates, the highest passes first.
+
+    Parameters
+    ----------
+    heights
+        Height of each summit, shape ``(num_summits,)``.
+    edges
+        Pairs of summits, shape ``(num_edges, 2)``.
+    levels
+        Lowest point on the way between the two, shape ``(num_edges,)``.
+    prominence
+        Smallest depth of a valley below the lower of two summits.
+
+    Returns
+    -------
+    Index of the highest summit that each one belongs to, shape ``(num_summits,)``.
+    """
+    parent = np.arange(len(heights))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    for edge in np.argsort(-levels, kind="stable"):
+        low, high = sorted((root(i) for i in edges[edge]), key=lambda i: heights[i])
+        if heights[low] - levels[edge] <= prominence:
+            parent[low] = high
+    return np.array([root(index) for index in range(len(heights))])
+
+
+def log_prob_unconstrained(result: "DSNResult", free: Array) -> Array:
+    """Return log q(z(u)), the density on the constrained space, at u of shape ``(D,)``."""
+    guide = result.fit.guide
+    posterior = unconstrained_posterior(guide, held_params(result))
+    return jnp.sum(posterior.log_prob(free)) - constrain(guide, free)[1]
+
+
+def draw_unconstrained(result: "DSNResult", rng_key: Array, num_draws: int) -> Array:
+    """Draw u from the fit without simulating, shape ``(num_draws, D)``."""
+    posterior = unconstrained_posterior(result.fit.guide, held_params(result))
+    return jax.jit(jax.vmap(posterior.sample))(jax.random.split(rng_key, num_draws))
+
+
+def _climb(
+    result: "DSNResult", rng_key: Array, num_starts: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return ascents at the snapshots, their summits' heights, and ways between them."""
+    starts = draw_unconstrained(result, rng_key, num_starts)
+    scale = starts.std(0)
+    is_free = jnp.ones(starts.shape[1], bool)
+
+    def log_prob(u: Array) -> Array:
+        return log_prob_unconstrained(result, u)
+
+    def climb(start: Array) -> tuple[Array, Array]:
+        path = ascend(log_prob, start, scale, is_free)
+        return path[jnp.array(SNAPSHOTS)], log_prob(path[-1])
+
+    def lowest(pair: Array) -> Array:
+        share = jnp.linspace(0.0, 1.0, NUM_BETWEEN + 2)[:, None]
+        return jnp.min(jax.vmap(log_prob)((1 - share) * pair[0][None] + share * pair[1][None]))
+
+    paths, heights = jax.jit(lambda u: jax.lax.map(climb, u, batch_size=BATCH_SIZE))(starts)
+    paths, heights = np.asarray(paths), np.asarray(heights)
+    edges, pairs = [], []
+    for snapshot in range(len(SNAPSHOTS)):
+        found = _neighbors(paths[:, snapshot] / np.asarray(scale))
+        edges.append(found)
+        pairs.append(paths[found, snapshot])
+    between = jnp.asarray(np.concatenate(pairs))
+    levels = jax.jit(lambda p: jax.lax.map(lowest, p, batch_size=BATCH_SIZE))(between)
+    return paths, heights, np.concatenate(edges), np.asarray(levels)
+
+
+def _neighbors(points: np.ndarray) -> np.ndarray:
+    """Return pairs of each point and its nearest ones, shape ``(num_pairs, 2)``."""
+    squares = np.sum(points**2, -1)
+    distance = squares[:, None] + squares[None] - 2 * points @ points.T
+    np.fill_diagonal(distance, np.inf)
+    num_neighbors = min(NUM_NEIGHBORS, len(points) - 1)
+    nearest = np.argpartition(distance, num_neighbors - 1, axis=1)[:, :num_neighbors]
+    first = np.repeat(np.arange(len(points)), num_neighbors)
+    return np.stack([first, nearest.ravel()], axis=-1)
