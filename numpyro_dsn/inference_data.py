@@ -130,11 +130,11 @@ def add_group(data: Any, name: str, variables: dict[str, Any], coords: Coords) -
     return copied
 
 
-def parameter_labels(data: Any) -> list[str]:
-    """Return one label for each element of the latents of ArviZ data, with its coordinates."""
+def parameter_labels(data: Any, names: list[str]) -> list[str]:
+    """Return one label for each element of variables of the posterior, with its coordinates."""
     posterior = data["posterior"]
     labels = []
-    for name in json.loads(posterior.attrs["latents"]):
+    for name in names:
         coords = [posterior[name][dim].values for dim in posterior[name].dims[2:]]
         for index in np.ndindex(*posterior[name].shape[2:]):
             at = [str(values[i]) for values, i in zip(coords, index, strict=True)]

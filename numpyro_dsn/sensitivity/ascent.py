@@ -22,6 +22,8 @@ def ascend(
     start: Array,
     scale: Array,
     is_free: Array,
+    lower: Array,
+    upper: Array,
     num_steps: int = NUM_STEPS,
 ) -> Array:
     r"""Climb a log density by Newton's method, and return every point on the way.
@@ -30,7 +32,8 @@ def ascend(
 
     With the absolute values of the Hessian's eigenvalues every step leads uphill, away from saddles
     too. Steps are measured in units of the scale, and the best one of several lengths is taken, so
-    that the density never falls.
+    that the density never falls. A coordinate at a bound that the gradient points at stays there
+    while the others move.
 
     Parameters
     ----------
@@ -42,6 +45,8 @@ def ascend(
         Unit of each coordinate, shape ``(D,)``.
     is_free
         Which coordinates may move, shape ``(D,)``.
+    lower, upper
+        Bounds of the ascent, each of shape ``(D,)``.
     num_steps
         Number of steps.
 
@@ -52,26 +57,31 @@ def ascend(
     References
     ----------
     Dauphin et al., *Identifying and attacking the saddle point problem in high-dimensional
-    non-convex optimization*, NeurIPS 2014.
+    non-convex optimization*, NeurIPS 2014. D. P. Bertsekas, *Projected Newton methods for
+    optimization problems with simple constraints*, SIAM J. Control Optim. 20(2), 1982.
     """
 
     def objective(y: Array) -> Array:
         return log_density(scale * y)
 
     def step(y: Array, _: None) -> tuple[Array, Array]:
-        gradient = jnp.where(is_free, jax.grad(objective)(y), 0.0)
-        both = is_free[:, None] & is_free[None]
+        slope = jax.grad(objective)(y)
+        is_held = ((y <= low) & (slope < 0)) | ((y >= high) & (slope > 0)) | ~is_free
+        gradient = jnp.where(is_held, 0.0, slope)
+        both = ~is_held[:, None] & ~is_held[None]
         values, vectors = jnp.linalg.eigh(jnp.where(both, jax.hessian(objective)(y), 0.0))
         newton = vectors @ ((vectors.T @ gradient) / jnp.maximum(jnp.abs(values), MIN_CURVATURE))
-        newton = jnp.where(is_free, newton, 0.0)
+        newton = jnp.where(is_held, 0.0, newton)
         newton *= jnp.minimum(1.0, MAX_STEP / jnp.linalg.norm(newton))
         sizes = jnp.array([0.0, *STEP_SIZES])
         # A step of size zero stays where it is, even if the direction is not finite.
         moved = jnp.where(sizes[:, None] > 0, y[None] + sizes[:, None] * newton[None], y[None])
+        moved = jnp.clip(moved, low[None], high[None])
         heights = jax.vmap(objective)(moved)
         best = moved[jnp.argmax(jnp.where(jnp.isfinite(heights), heights, -jnp.inf))]
         return best, best
 
-    first = start / scale
+    low, high = lower / scale, upper / scale
+    first = jnp.clip(start / scale, low, high)
     _, path = jax.lax.scan(step, first, length=num_steps)
     return scale[None] * jnp.concatenate([first[None], path])

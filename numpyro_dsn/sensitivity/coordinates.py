@@ -54,8 +54,7 @@ def coordinates(result: "DSNResult") -> Coordinates:
                 "directions need elements that move on their own. Draw unbounded or interval "
                 "variables and transform them with `numpyro.deterministic`."
             )
-    # A guide lines its latents up by name, as every pytree of JAX.
-    shapes = {name: jnp.shape(latents[name]["value"]) for name in sorted(latents)}
+    shapes = {name: jnp.shape(latents[name]["value"]) for name in result.fit.guide._init_locs}
     labels = [
         element_label(name, index) for name, shape in shapes.items() for index in np.ndindex(*shape)
     ]
@@ -120,6 +119,41 @@ def to_unconstrained(result: "DSNResult", flat: Array) -> Array:
 def to_constrained(result: "DSNResult", free: Array) -> Array:
     """Map the guide's flat unconstrained vector, shape ``(D,)``, to the constrained space."""
     return flatten(coordinates(result), constrain(result.fit.guide, free)[0])
+
+
+def interior(result: "DSNResult", margin: float) -> tuple[Array, Array]:
+    """Return bounds that leave out a share of every bounded support at either end.
+
+    Parameters
+    ----------
+    result
+        The fit.
+    margin
+        Share of the width of the support.
+
+    Returns
+    -------
+    Bounds in the guide's flat unconstrained vector, each of shape ``(D,)``; infinite where the
+    support is not bounded on both sides.
+    """
+    lower, upper = [], []
+    for name, shape in coordinates(result).shapes.items():
+        support = result.fit.program.latents[name]["fn"].support
+        to_free = biject_to(support).inv
+        while hasattr(support, "base_constraint"):
+            support = support.base_constraint
+        if hasattr(support, "lower_bound") and hasattr(support, "upper_bound"):
+            low, high = (
+                jnp.broadcast_to(jnp.asarray(bound, float), shape)
+                for bound in (support.lower_bound, support.upper_bound)
+            )
+            lower.append(to_free(low + margin * (high - low)).ravel())
+            upper.append(to_free(high - margin * (high - low)).ravel())
+        else:
+            infinite = jnp.full(int(np.prod(shape)), jnp.inf)
+            lower.append(-infinite)
+            upper.append(infinite)
+    return jnp.concatenate(lower), jnp.concatenate(upper)
 
 
 def held_params(result: "DSNResult") -> dict[str, Array]:

@@ -26,13 +26,13 @@ def add_modes(data: Any, modes: Modes, at_modes: Curvature) -> Any:
     ValueError
         If the curvature is not that of as many points as there are modes.
     """
-    num_modes, labels = len(modes.mass), parameter_labels(data)
+    num_modes, labels = len(modes.mass), parameter_labels(data, list(modes.values))
     if at_modes.gradient.shape != (num_modes, len(labels)):
         raise ValueError(
             f"The curvature has the shape {at_modes.gradient.shape} for {num_modes} modes of "
             f"{len(labels)} parameters; give `curvature(result, modes.values)`."
         )
-    values = [np.reshape(modes.values[name], (num_modes, -1)) for name in sorted(modes.values)]
+    values = [np.reshape(modes.values[name], (num_modes, -1)) for name in modes.values]
     one, two = ["mode"], ["mode", "parameter"]
     variables = {
         "location": (two, np.concatenate(values, axis=-1)),

@@ -9,7 +9,7 @@ from jax import Array
 
 from numpyro_dsn.guides import constrain, unconstrained_posterior
 from numpyro_dsn.sensitivity.ascent import NUM_STEPS, ascend
-from numpyro_dsn.sensitivity.coordinates import Sites, coordinates, held_params
+from numpyro_dsn.sensitivity.coordinates import Sites, coordinates, held_params, interior
 
 if TYPE_CHECKING:
     from numpyro_dsn.result import DSNResult
@@ -41,19 +41,24 @@ class Modes(NamedTuple):
 
 
 def find_modes(
-    result: "DSNResult", rng_key: Array, num_starts: int = 500, prominence: float = 1.0
+    result: "DSNResult",
+    rng_key: Array,
+    num_starts: int = 500,
+    prominence: float = 2.0,
+    margin: float = 0.05,
 ) -> Modes:
     """Find the modes of a fit by optimization from many of its own draws.
 
     Every draw climbs the log density on the constrained space. The steps are in unconstrained
     coordinates, in units of the draws' standard deviation, so that no step size depends on the
-    support. A mode at an end of the support is approached and not reached.
+    support. They stay within the range of the draws and inside the margins of a bounded support: a
+    flow is least accurate there, and its density may even be infinite at the ends.
 
     A degenerate behavior has ridges, along which a flow has many summits of almost the same height.
     Two summits are one mode if some way from one to the other never falls by more than
     ``prominence`` below the lower one. The ways that are tried are the ascents themselves and
-    straight lines between neighbors among them. The mass of a mode is the share of draws whose
-    ascents end in it.
+    straight lines between neighbors among them. A mode is placed at its highest summit that is not
+    at a margin, if it has any. Its mass is the share of draws whose ascents end in it.
 
     Parameters
     ----------
@@ -65,11 +70,14 @@ def find_modes(
         Number of draws.
     prominence
         Smallest depth of the valley between two modes, in nats.
+    margin
+        Share of the width of a bounded support, at either end, where no summit is looked for.
 
     Raises
     ------
     ValueError
-        If there are not more starts than parameters, or ``prominence`` is negative.
+        If there are not more starts than parameters, ``prominence`` is negative, or ``margin`` is
+        not between 0 and 1/2.
 
     References
     ----------
@@ -83,11 +91,16 @@ def find_modes(
         )
     if not prominence >= 0:
         raise ValueError(f"`prominence` must not be negative, but is {prominence}.")
-    paths, heights, edges, levels = _climb(result, rng_key, num_starts)
+    if not 0 <= margin < 0.5:
+        raise ValueError(f"`margin` must be at least 0 and below 1/2, but is {margin}.")
+    paths, heights, edges, levels, is_held = _climb(result, rng_key, num_starts, margin)
     root = merge(heights, edges, levels, prominence)
-    summits, counts = np.unique(root, return_counts=True)
+    roots, counts = np.unique(root, return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    summits, mass = summits[order], counts[order] / num_starts
+    # Held summits come last, whatever their height.
+    ranks = np.lexsort((heights, ~is_held))
+    summits = np.array([ranks[root[ranks] == mode][-1] for mode in roots[order]])
+    mass = counts[order] / num_starts
     values = jax.vmap(lambda u: constrain(result.fit.guide, u)[0])(jnp.asarray(paths[summits, -1]))
     return Modes(
         {name: values[name] for name in place.shapes},
@@ -146,26 +159,32 @@ def draw_unconstrained(result: "DSNResult", rng_key: Array, num_draws: int) -> A
 
 
 def _climb(
-    result: "DSNResult", rng_key: Array, num_starts: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return ascents at the snapshots, their summits' heights, and ways between them."""
+    result: "DSNResult", rng_key: Array, num_starts: int, margin: float
+) -> tuple[np.ndarray, ...]:
+    """Return ascents, heights of their summits, ways between them, and which end at a bound."""
     starts = draw_unconstrained(result, rng_key, num_starts)
     scale = starts.std(0)
     is_free = jnp.ones(starts.shape[1], bool)
+    low, high = interior(result, margin)
+    lower, upper = jnp.maximum(starts.min(0), low), jnp.minimum(starts.max(0), high)
 
     def log_prob(u: Array) -> Array:
         return log_prob_unconstrained(result, u)
 
-    def climb(start: Array) -> tuple[Array, Array]:
-        path = ascend(log_prob, start, scale, is_free)
-        return path[jnp.array(SNAPSHOTS)], log_prob(path[-1])
+    def climb(start: Array) -> tuple[Array, Array, Array]:
+        path = ascend(log_prob, start, scale, is_free, lower, upper)
+        end = path[-1]
+        # A margin of rounding: bounds and points are scaled before they are compared.
+        near = 1e-4 * scale
+        is_held = jnp.any((end <= lower + near) | (end >= upper - near))
+        return path[jnp.array(SNAPSHOTS)], log_prob(end), is_held
 
     def lowest(pair: Array) -> Array:
         share = jnp.linspace(0.0, 1.0, NUM_BETWEEN + 2)[:, None]
         return jnp.min(jax.vmap(log_prob)((1 - share) * pair[0][None] + share * pair[1][None]))
 
-    paths, heights = jax.jit(lambda u: jax.lax.map(climb, u, batch_size=BATCH_SIZE))(starts)
-    paths, heights = np.asarray(paths), np.asarray(heights)
+    climb_all = jax.jit(lambda u: jax.lax.map(climb, u, batch_size=BATCH_SIZE))
+    paths, heights, is_held = map(np.asarray, climb_all(starts))
     edges, pairs = [], []
     for snapshot in range(len(SNAPSHOTS)):
         found = _neighbors(paths[:, snapshot] / np.asarray(scale))
@@ -173,7 +192,7 @@ def _climb(
         pairs.append(paths[found, snapshot])
     between = jnp.asarray(np.concatenate(pairs))
     levels = jax.jit(lambda p: jax.lax.map(lowest, p, batch_size=BATCH_SIZE))(between)
-    return paths, heights, np.concatenate(edges), np.asarray(levels)
+    return paths, heights, np.concatenate(edges), np.asarray(levels), is_held
 
 
 def _neighbors(points: np.ndarray) -> np.ndarray:

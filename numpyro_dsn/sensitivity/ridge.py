@@ -76,17 +76,15 @@ def conditional_modes(
     along = jnp.atleast_1d(jnp.asarray(along, float))
     if along.ndim != 1 or along.size == 0:
         raise ValueError(f"`along` must have shape (num_points,), but has shape {along.shape}.")
+    draws = draw_unconstrained(result, jax.random.key(0), NUM_DRAWS)
     if start is None:
-        draws = draw_unconstrained(result, jax.random.key(0), NUM_DRAWS)
         constrained = jax.vmap(lambda u: to_constrained(result, u))(draws)
         first = constrained[jnp.argmin(jnp.abs(constrained[:, index] - along[0]))]
-        scale = draws.std(0)
     else:
         flat, shape = require_inside(result, start)
         if shape != ():
             raise ValueError(f"`start` must be one point, but has leading axes {shape}.")
         first = flat[0]
-        scale = draw_unconstrained(result, jax.random.key(0), NUM_DRAWS).std(0)
     asked = jnp.tile(first[None], (along.size, 1)).at[:, index].set(along)
     require_inside(result, unflatten(place, asked))
     is_free = jnp.arange(len(place.labels)) != index
@@ -96,7 +94,9 @@ def conditional_modes(
 
     def follow(z: Array, value: Array) -> tuple[Array, tuple[Array, Array]]:
         moved = to_unconstrained(result, z.at[index].set(value))
-        top = ascend(log_prob, moved, scale, is_free)[-1]
+        # The value itself may be beyond the draws.
+        lower, upper = jnp.minimum(draws.min(0), moved), jnp.maximum(draws.max(0), moved)
+        top = ascend(log_prob, moved, draws.std(0), is_free, lower, upper)[-1]
         # The round trip through the unconstrained space would round the value.
         z = to_constrained(result, top).at[index].set(value)
         return z, (z, log_prob(top))
