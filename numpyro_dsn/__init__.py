@@ -1,5 +1,6 @@
 """Degenerate solution networks: which parameters of a circuit produce a behavior."""
 
+from numpyro_dsn import sensitivity
 from numpyro_dsn.certificate import Certificate
 from numpyro_dsn.dsn import DSN, DSNState
 from numpyro_dsn.exponential_family import exponential_family
@@ -23,5 +24,6 @@ __all__ = [
     "__version__",
     "behavior",
     "exponential_family",
+    "sensitivity",
     "simulator",
 ]

@@ -16,7 +16,9 @@ from numpyro.infer.autoguide import AutoDiagonalNormal
 from numpyro_dsn import DSN, PenaltyMethod
 from numpyro_dsn.constraints import AtLeast, Between, Moments
 from numpyro_dsn.inference_data import to_container
-from numpyro_dsn.plots import MAX_POINTS, plot_optimization, plot_pair
+from numpyro_dsn.plots import plot_optimization, plot_pair
+from numpyro_dsn.plots.data import COLORS
+from numpyro_dsn.plots.pair import MAX_POINTS
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The constraints are not met yet:numpyro_dsn.DSNWarning"
@@ -209,7 +211,7 @@ def test_optimization_has_the_trace_and_the_epochs(source, fit):
     assert len(axes) == 1 + len(LABELS)
     steps = np.asarray(trace.step)[:, 0]
     for chain in range(NUM_CHAINS):
-        color = to_rgba(f"C{chain}")
+        color = to_rgba(COLORS[chain])
         entropy, markers = (line for line in axes[0].lines if to_rgba(line.get_color()) == color)
         np.testing.assert_array_equal(entropy.get_xdata(), steps)
         np.testing.assert_array_equal(entropy.get_ydata(), trace.entropy[:, chain])
@@ -241,7 +243,7 @@ def test_convergence_line_is_at_the_held_epoch_of_converged_chains(data):
     for axis in axes:
         (line,) = lines_of(axis, ":")
         np.testing.assert_array_equal(line.get_xdata(), 2 * NUM_STEPS)
-        assert line.get_color() == "C0"
+        assert line.get_color() == COLORS[0]
 
 
 def test_no_convergence_line_without_convergence(data):

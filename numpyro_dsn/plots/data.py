@@ -113,7 +113,7 @@ def require_group(data: Any, name: str, remedy: str = "") -> Any:
 
 def require_fits(fits: Mapping[str, Any]) -> None:
     """Raise unless there is one fit at least."""
-    if not isinstance(fits, Mapping) or not fits:
+    if not isinstance(fits, dict) or not fits:
         raise ValueError("`fits` must be data by name, such as {'5 Hz': data, '10 Hz': other}.")
 
 
