@@ -14,10 +14,6 @@ from numpyro_dsn.constraints import Moments
 from numpyro_dsn.sensitivity import curvature, tilted_curvature
 from numpyro_dsn.sensitivity.coordinates import coordinates, to_constrained, to_unconstrained
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The constraints are not met yet:numpyro_dsn.DSNWarning"
-)
-
 CENTER = np.array([0.5, -1.0, 2.0])
 ROOT = np.array([[1.0, 0.0, 0.0], [0.5, 0.3, 0.0], [-0.4, 0.2, 2.0]])
 COVARIANCE = ROOT @ ROOT.T

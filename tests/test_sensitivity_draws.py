@@ -14,10 +14,6 @@ from numpyro_dsn.constraints import Moments
 from numpyro_dsn.sensitivity import correlations, nearest, perturbation_test
 from numpyro_dsn.sensitivity.perturbation import regress
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The constraints are not met yet:numpyro_dsn.DSNWarning"
-)
-
 NOISE = 0.1
 
 

@@ -15,10 +15,6 @@ from numpyro_dsn.sensitivity import conditional_modes, find_modes
 from numpyro_dsn.sensitivity.ascent import ascend
 from numpyro_dsn.sensitivity.modes import merge
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The constraints are not met yet:numpyro_dsn.DSNWarning"
-)
-
 NUM_STARTS = 200
 ROOT = np.array([[1.0, 0.0], [0.9, 0.1]])
 """A narrow normal distribution: its standard deviations differ by a factor of 19."""
