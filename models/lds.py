@@ -69,7 +69,7 @@ def circuit(box: float = BOX) -> None:
         Bound on every entry of A, in 1/s.
     """
     prior = dist.Uniform(-box * jnp.ones(4), box).to_event(1)
-    a = numpyro.sample("a", prior, infer={"event_dims": ["entry"]})
+    a = numpyro.sample("a", prior, infer={"event_dims": ["entry"], "units": "1/s"})
     growth, angular = leading_eigenvalue(a)
     numpyro.deterministic("growth", growth)
     numpyro.deterministic("frequency", angular / (2 * jnp.pi))

@@ -147,6 +147,8 @@ def sites_dataset(
 ) -> Any:
     """Return a dataset of draws with the dimension names of the model's plates.
 
+    A sample site with ``infer={"units": "nS"}`` has this attribute.
+
     Parameters
     ----------
     program
@@ -164,12 +166,15 @@ def sites_dataset(
 
     variables = {}
     for name, value in sites.items():
-        names = _site_dims(name, program.sites[name], np.shape(value)[2:], dims.get(name))
-        variables[name] = (["chain", "draw", *names], np.asarray(value))
+        site = program.sites[name]
+        names = _site_dims(name, site, np.shape(value)[2:], dims.get(name))
+        units = site.get("infer", {}).get("units")
+        attrs = {"units": units} if units else {}
+        variables[name] = (["chain", "draw", *names], np.asarray(value), attrs)
     num_chains, num_draws = next(iter(sites.values())).shape[:2]
-    used = {name for names, _ in variables.values() for name in names}
+    used = {name for names, _, _ in variables.values() for name in names}
     chosen = {name: values for name, values in coords.items() if name in used}
-    for names, value in variables.values():
+    for names, value, _ in variables.values():
         for name, size in zip(names[2:], value.shape[2:], strict=True):
             chosen.setdefault(name, np.arange(size))
     chain_draw = {"chain": np.arange(num_chains), "draw": np.arange(num_draws)}

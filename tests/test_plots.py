@@ -32,7 +32,7 @@ TARGETS = [{1.0}, {1.0}, {-1.0, 1.0}, {-1.0, 1.0}, {0.5}]
 
 def circuit():
     z = numpyro.sample("z", dist.Uniform(-2 * jnp.ones(2), 2.0).to_event(1))
-    w = numpyro.sample("w", dist.Uniform(0.0, 1.0))
+    w = numpyro.sample("w", dist.Uniform(0.0, 1.0), infer={"units": "Hz"})
     numpyro.deterministic("total", z.sum() + w)
 
 
@@ -141,9 +141,9 @@ def test_pairs_have_histograms_on_the_diagonal_and_nothing_above(data, parameter
         assert all(axes[row, column].get_visible() == (column <= row) for column in range(3))
 
 
-def test_pairs_are_labeled_once(data):
-    axes = plot_pair(data)
-    labels = ["w", "z[0]", "z[1]"]
+def test_pairs_are_labeled_once(source):
+    axes = plot_pair(source)
+    labels = ["w (Hz)", "z[0]", "z[1]"]
     assert [axis.get_xlabel() for axis in axes[-1]] == labels
     assert [axis.get_ylabel() for axis in axes[1:, 0]] == labels[1:]
     inner = [axis for axis in axes[:-1].flat] + [axes[0, 0]]
@@ -249,6 +249,17 @@ def test_convergence_line_is_at_the_held_epoch_of_converged_chains(data):
 def test_no_convergence_line_without_convergence(data):
     axes = plot_optimization(with_converged(data, np.zeros((NUM_CHAINS, 4)), [3, 3]))
     assert not any(lines_of(axis, ":") for axis in axes)
+
+
+def test_dual_bound_is_the_entropy_and_the_gap(data):
+    groups = with_converged(data, np.zeros((NUM_CHAINS, 4)), [3, 3])
+    assert not lines_of(plot_optimization(groups)[0], "-.")  # the penalty method has no bound
+    optimization = groups["optimization"]
+    gap = np.arange(4.0)
+    optimization["gap"][:] = gap
+    bounds = lines_of(plot_optimization(groups)[0], "-.")
+    entropy = np.asarray(optimization["entropy"])
+    np.testing.assert_allclose([line.get_ydata() for line in bounds], entropy + gap)
 
 
 def test_optimization_is_drawn_into_given_axes(data):
