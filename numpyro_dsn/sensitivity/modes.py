@@ -57,7 +57,7 @@ def find_modes(
     A degenerate behavior has ridges, along which a flow has many summits of almost the same height.
     Two summits are one mode if some way from one to the other never falls by more than
     ``prominence`` below the lower one. The ways that are tried are the ascents themselves and
-    straight lines between neighbors among them. A mode is placed at its highest summit that is not
+    straight lines between neighbors among them, and between pairs at random. A mode is placed at its highest summit that is not
     at a margin, if it has any. Its mass is the share of draws whose ascents end in it.
 
     Parameters
@@ -187,7 +187,7 @@ def _climb(
     paths, heights, is_held = map(np.asarray, climb_all(starts))
     edges, pairs = [], []
     for snapshot in range(len(SNAPSHOTS)):
-        found = _neighbors(paths[:, snapshot] / np.asarray(scale))
+        found = _pairs(paths[:, snapshot] / np.asarray(scale), snapshot)
         edges.append(found)
         pairs.append(paths[found, snapshot])
     between = jnp.asarray(np.concatenate(pairs))
@@ -195,12 +195,15 @@ def _climb(
     return paths, heights, np.concatenate(edges), np.asarray(levels), is_held
 
 
-def _neighbors(points: np.ndarray) -> np.ndarray:
-    """Return pairs of each point and its nearest ones, shape ``(num_pairs, 2)``."""
+def _pairs(points: np.ndarray, seed: int) -> np.ndarray:
+    """Return each point with its nearest ones and with one at random, ``(num_pairs, 2)``."""
     squares = np.sum(points**2, -1)
     distance = squares[:, None] + squares[None] - 2 * points @ points.T
     np.fill_diagonal(distance, np.inf)
     num_neighbors = min(NUM_NEIGHBORS, len(points) - 1)
     nearest = np.argpartition(distance, num_neighbors - 1, axis=1)[:, :num_neighbors]
-    first = np.repeat(np.arange(len(points)), num_neighbors)
-    return np.stack([first, nearest.ravel()], axis=-1)
+    # Without these, separate groups of points would have no way between them.
+    anyone = np.random.default_rng(seed).permutation(len(points))
+    partners = np.concatenate([nearest, anyone[:, None]], axis=1)
+    first = np.repeat(np.arange(len(points)), partners.shape[1])
+    return np.stack([first, partners.ravel()], axis=-1)
