@@ -57,8 +57,9 @@ def find_modes(
     A degenerate behavior has ridges, along which a flow has many summits of almost the same height.
     Two summits are one mode if some way from one to the other never falls by more than
     ``prominence`` below the lower one. The ways that are tried are the ascents themselves and
-    straight lines between neighbors among them, and between pairs at random. A mode is placed at its highest summit that is not
-    at a margin, if it has any. Its mass is the share of draws whose ascents end in it.
+    straight lines between neighbors among them, and between pairs at random. A mode is placed at
+    its highest summit that is not at a margin, if it has any. Its mass is the share of draws whose
+    ascents end in it.
 
     Parameters
     ----------
