@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 SNAPSHOTS = (0, 1, 2, 4, 8, 16, 32, NUM_STEPS)
 """Steps of the ascents at which neighbors are connected."""
 
-NUM_NEIGHBORS, NUM_BETWEEN = 8, 7
+NUM_NEIGHBORS = 8
+
+NUM_BETWEEN = 20
+"""Points on each straight line: with few of them a line steps over a narrow valley."""
 
 BATCH_SIZE = 500
 
