@@ -138,7 +138,7 @@ def require_axes(axes: Any, num_axes: int, **layout: Any) -> "np.ndarray":
     given = np.atleast_1d(np.asarray(axes, dtype=object))
     if given.size != num_axes:
         raise ValueError(f"`axes` has {given.size} axes, but there are {num_axes} panels.")
-    return given.ravel()
+    return given if given.ndim == 1 else given.ravel()
 
 
 def color_bar(drawn: Any, axes: "list[Axes]") -> None:

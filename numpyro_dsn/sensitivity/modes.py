@@ -49,6 +49,7 @@ def find_modes(
     num_starts: int = 500,
     prominence: float = 2.0,
     margin: float = 0.05,
+    min_mass: float = 0.01,
 ) -> Modes:
     """Find the modes of a fit by optimization from many of its own draws.
 
@@ -76,6 +77,8 @@ def find_modes(
         Smallest depth of the valley between two modes, in nats.
     margin
         Share of the width of a bounded support, at either end, where no summit is looked for.
+    min_mass
+        Smallest mass of a mode that is listed: single ascents get stuck on the way.
 
     Raises
     ------
@@ -101,6 +104,7 @@ def find_modes(
     root = merge(heights, edges, levels, prominence)
     roots, counts = np.unique(root, return_counts=True)
     order = np.argsort(-counts, kind="stable")
+    order = order[: max(1, np.sum(counts >= min_mass * num_starts))]
     # Held summits come last, whatever their height.
     ranks = np.lexsort((heights, ~is_held))
     summits = np.array([ranks[root[ranks] == mode][-1] for mode in roots[order]])
