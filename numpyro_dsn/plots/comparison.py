@@ -58,7 +58,8 @@ def plot_forest(
             axis.plot(median, at, "o", color=color, mec="white", ms=6, label=first)
     axis.set_yticks(range(len(labels)), labels)
     axis.set_ylim(len(labels) - 0.5, -0.5)
-    axis.legend(fontsize="small")
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+    axis.legend(fontsize="small", ncols=len(fits), **above)
     return axis
 
 
