@@ -32,6 +32,7 @@ from numpyro_dsn import (
     baselines,
     behavior,
     compare,
+    sensitivity,
 )
 from numpyro_dsn.constraints import Moments
 from numpyro_dsn.guides import AutoRealNVP
@@ -85,7 +86,7 @@ def circuit(box: float = BOX) -> None:
         Bound on every entry of A, in 1/s.
     """
     prior = dist.Uniform(-box * jnp.ones(4), box).to_event(1)
-    a = numpyro.sample("a", prior, infer={"event_dims": ["entry"]})
+    a = numpyro.sample("a", prior, infer={"event_dims": ["entry"], "units": "1/s"})
     growth, angular = leading_eigenvalue(a)
     numpyro.deterministic("growth", growth)
     numpyro.deterministic("frequency", angular / (2 * jnp.pi))
@@ -151,7 +152,7 @@ def fit_as_published(
 
 
 def draw_figures(data: Any, out: Path) -> list[Path]:
-    """Write the pair plot and the optimization of the draft's Fig. S2.
+    """Write the draft's Fig. S2 and what the circuits do; directions if the data has them.
 
     Parameters
     ----------
@@ -166,9 +167,17 @@ def draw_figures(data: Any, out: Path) -> list[Path]:
     """
     from numpyro_dsn import plots
 
-    files = [out / "pair.png", out / "optimization.png"]
-    for draw, file in zip((plots.plot_pair, plots.plot_optimization), files, strict=True):
-        draw(data).flat[0].figure.savefig(file, dpi=120)
+    figures = {
+        "pair": plots.plot_pair,
+        "optimization": plots.plot_optimization,
+        "behavior": plots.plot_behavior,
+    }
+    if hasattr(data, "sensitivity"):
+        figures["eigenvectors"] = plots.plot_eigenvectors
+    files = []
+    for name, draw in figures.items():
+        files.append(out / f"{name}.png")
+        draw(data).flat[0].figure.savefig(files[-1], dpi=120)
     return files
 
 
@@ -233,6 +242,55 @@ def write_comparison(datas: dict[str, Any], out: Path) -> tuple[Comparison, list
     return comparison, files
 
 
+def near_mode(result: DSNResult, mode: Array, num_circuits: int = 100) -> dict[str, Array]:
+    """Return the draws of 5,000 that are nearest to a mode, with room to move in the box.
+
+    Parameters
+    ----------
+    result
+        A fit.
+    mode
+        Entries of A, shape ``(4,)``.
+    num_circuits
+        Number of draws.
+    """
+    draws = result.sample(jax.random.key(2), 5000)
+    inside = jnp.max(jnp.abs(draws["a"]), axis=-1) < BOX - 0.5
+    draws = {name: value[inside] for name, value in draws.items()}
+    return sensitivity.nearest(
+        draws, lambda sites: jnp.linalg.norm(sites["a"] - mode), num_draws=num_circuits
+    )
+
+
+def print_sensitivity(result: DSNResult) -> tuple[sensitivity.Modes, sensitivity.Curvature]:
+    """Print modes and, for each direction, how growth and frequency change along it.
+
+    Directions come from the flow and, as a check, from the exponential family.
+    """
+    modes = sensitivity.find_modes(result, jax.random.key(1))
+    directions = {
+        "flow": sensitivity.curvature(result, modes.values),
+        "tilted": sensitivity.tilted_curvature(result, modes.values),
+    }
+    distances = jnp.linspace(-0.5, 0.5, 21)
+    for mode, location in enumerate(modes.values["a"]):
+        mass = f"{modes.mass[mode]:.3f} +- {modes.mass_se[mode]:.3f}"
+        print(f"mode {mode}: mass {mass}, log q {modes.log_prob[mode]:.2f}, a = {_row(location)}")
+        starts = near_mode(result, location)
+        for source, found in directions.items():
+            for k, vector in enumerate(found.eigenvectors[mode]):
+                test = sensitivity.perturbation_test(
+                    result, jax.random.key(3), starts, vector, distances
+                )
+                lines = [
+                    f"{name} {line.slope:+.3f} +- {line.slope_se:.3f} (p = {line.p_value:.2g})"
+                    for name, line in test.regressions.items()
+                ]
+                value = found.eigenvalues[mode, k]
+                print(f"  {source:6} v{k + 1} {value:+.3f} {_row(vector)}  {', '.join(lines)}")
+    return modes, directions["flow"]
+
+
 def main() -> None:
     """Fit, print the table, and write one netCDF and the figures."""
     parser = argparse.ArgumentParser(description="The 2-D linear dynamical system.")
@@ -244,6 +302,7 @@ def main() -> None:
     parser.add_argument("--penalty-init", type=float, default=1e-4)
     parser.add_argument("--num-steps", type=int, default=5000, help="steps of its epochs")
     parser.add_argument("--compare", action="store_true", help="run NUTS, SMC and ABC too")
+    parser.add_argument("--sensitivity", action="store_true", help="find modes and directions")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     common = arguments.target, arguments.seed, arguments.num_epochs
@@ -255,6 +314,8 @@ def main() -> None:
     seconds = time.perf_counter() - began
     result.print_summary()
     data = result.to_inference_data(coords=ENTRIES)
+    if arguments.sensitivity:
+        data = sensitivity.add_modes(data, *print_sensitivity(result))
     file = arguments.out / "fit.nc"
     data.to_netcdf(str(file), engine="h5netcdf")
     for written in [file, *draw_figures(data, arguments.out)]:
@@ -278,6 +339,10 @@ def _num_simulations(result: DSNResult) -> int:
     """Return the number of simulations of a fit with the default method."""
     method, num_epochs = DualNewton(), len(result.history.epochs.entropy) - 1
     return method.num_first + num_epochs * method.num_draws
+
+
+def _row(values: Array) -> str:
+    return "[" + " ".join(f"{float(value):+.3f}" for value in values) + "]"
 
 
 def _safe_sqrt(x: Array) -> Array:

@@ -1,6 +1,6 @@
 """Degenerate solution networks: which parameters of a circuit produce a behavior."""
 
-from numpyro_dsn import baselines
+from numpyro_dsn import baselines, sensitivity
 from numpyro_dsn.certificate import Certificate
 from numpyro_dsn.compare import Comparison, compare
 from numpyro_dsn.dsn import DSN, DSNState
@@ -28,5 +28,6 @@ __all__ = [
     "behavior",
     "compare",
     "exponential_family",
+    "sensitivity",
     "simulator",
 ]

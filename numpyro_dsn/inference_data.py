@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from numpyro_dsn.labels import element_label
 from numpyro_dsn.version import __version__
 
 if TYPE_CHECKING:
@@ -111,10 +112,51 @@ def to_container(groups: dict[str, Any], attrs: dict[str, Any]) -> Any:
     return arviz.InferenceData(attrs=attrs, warn_on_custom_groups=False, **groups)
 
 
+def add_group(data: Any, name: str, variables: dict[str, Any], coords: Coords) -> Any:
+    """Return a copy of ArviZ data with one more group, or with another one of that name.
+
+    Parameters
+    ----------
+    data
+        ``InferenceData`` or ``xarray.DataTree``.
+    name
+        Name of the group.
+    variables
+        Dimension names and values by variable.
+    coords
+        Coordinate values by dimension.
+    """
+    import xarray
+
+    dataset = xarray.Dataset(variables, coords=coords).assign_attrs(data.attrs)
+    copied = data.copy()
+    if isinstance(copied, xarray.DataTree):
+        copied[name] = xarray.DataTree(dataset)
+        return copied
+    if name in copied.groups():
+        del copied[name]
+    copied.add_groups({name: dataset}, warn_on_custom_groups=False)
+    return copied
+
+
+def parameter_labels(data: Any, names: list[str]) -> list[str]:
+    """Return one label for each element of variables of the posterior, with its coordinates."""
+    posterior = data["posterior"]
+    labels = []
+    for name in names:
+        coords = [posterior[name][dim].values for dim in posterior[name].dims[2:]]
+        for index in np.ndindex(*posterior[name].shape[2:]):
+            at = [str(values[i]) for values, i in zip(coords, index, strict=True)]
+            labels.append(element_label(name, at))
+    return labels
+
+
 def sites_dataset(
     program: "Program", sites: dict[str, np.ndarray], coords: Coords, dims: Dims
 ) -> Any:
     """Return a dataset of draws with the dimension names of the model's plates.
+
+    A sample site with ``infer={"units": "nS"}`` has this attribute.
 
     Parameters
     ----------
@@ -133,12 +175,15 @@ def sites_dataset(
 
     variables = {}
     for name, value in sites.items():
-        names = _site_dims(name, program.sites[name], np.shape(value)[2:], dims.get(name))
-        variables[name] = (["chain", "draw", *names], np.asarray(value))
+        site = program.sites[name]
+        names = _site_dims(name, site, np.shape(value)[2:], dims.get(name))
+        units = site.get("infer", {}).get("units")
+        attrs = {"units": units} if units else {}
+        variables[name] = (["chain", "draw", *names], np.asarray(value), attrs)
     num_chains, num_draws = next(iter(sites.values())).shape[:2]
-    used = {name for names, _ in variables.values() for name in names}
+    used = {name for names, _, _ in variables.values() for name in names}
     chosen = {name: values for name, values in coords.items() if name in used}
-    for names, value in variables.values():
+    for names, value, _ in variables.values():
         for name, size in zip(names[2:], value.shape[2:], strict=True):
             chosen.setdefault(name, np.arange(size))
     chain_draw = {"chain": np.arange(num_chains), "draw": np.arange(num_draws)}

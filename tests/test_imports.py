@@ -16,7 +16,7 @@ ROOT = Path(numpyro_dsn.__file__).parent
 # The line, left to right: a room may import from rooms in earlier rows, and from itself.
 # A room is a module or a folder of the package; every one has its place here.
 LINE = [
-    ["version"],
+    ["labels", "version"],
     ["constraints"],
     ["primitives"],
     ["status"],
@@ -34,6 +34,7 @@ LINE = [
     ["result"],
     ["compare_table", "wasserstein"],
     ["baselines", "compare"],
+    ["sensitivity"],
     ["dsn"],
 ]
 
@@ -42,7 +43,7 @@ ONLY = {
     "constraints": set(),
     "guides": set(),
     "multipliers": set(),
-    "plots": {"status"},
+    "plots": {"labels", "status"},
 }
 
 # Packages that are slow to import or not always there, and the only rooms that import them.

@@ -206,7 +206,7 @@ def test_command(tmp_path):
     labels = ["mean[growth", "var[growth", "mean[oscillation]", "var[oscillation]"]
     assert [line.split()[0] for line in lines[1:5]] == labels
     assert any(line.startswith("entropy ") for line in lines)
-    files = {"fit.nc", "pair.png", "optimization.png"}
+    files = {"fit.nc", "pair.png", "optimization.png", "behavior.png"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == files
     assert all(f"wrote {tmp_path / 'out' / name}" in lines for name in files)
     for name in files - {"fit.nc"}:

@@ -16,7 +16,9 @@ from numpyro.infer.autoguide import AutoDiagonalNormal
 from numpyro_dsn import DSN, PenaltyMethod
 from numpyro_dsn.constraints import AtLeast, Between, Moments
 from numpyro_dsn.inference_data import to_container
-from numpyro_dsn.plots import MAX_POINTS, plot_optimization, plot_pair
+from numpyro_dsn.plots import plot_optimization, plot_pair
+from numpyro_dsn.plots.data import COLORS
+from numpyro_dsn.plots.pair import MAX_POINTS
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The constraints are not met yet:numpyro_dsn.DSNWarning"
@@ -30,7 +32,7 @@ TARGETS = [{1.0}, {1.0}, {-1.0, 1.0}, {-1.0, 1.0}, {0.5}]
 
 def circuit():
     z = numpyro.sample("z", dist.Uniform(-2 * jnp.ones(2), 2.0).to_event(1))
-    w = numpyro.sample("w", dist.Uniform(0.0, 1.0))
+    w = numpyro.sample("w", dist.Uniform(0.0, 1.0), infer={"units": "Hz"})
     numpyro.deterministic("total", z.sum() + w)
 
 
@@ -139,9 +141,9 @@ def test_pairs_have_histograms_on_the_diagonal_and_nothing_above(data, parameter
         assert all(axes[row, column].get_visible() == (column <= row) for column in range(3))
 
 
-def test_pairs_are_labeled_once(data):
-    axes = plot_pair(data)
-    labels = ["w", "z[0]", "z[1]"]
+def test_pairs_are_labeled_once(source):
+    axes = plot_pair(source)
+    labels = ["w (Hz)", "z[0]", "z[1]"]
     assert [axis.get_xlabel() for axis in axes[-1]] == labels
     assert [axis.get_ylabel() for axis in axes[1:, 0]] == labels[1:]
     inner = [axis for axis in axes[:-1].flat] + [axes[0, 0]]
@@ -209,7 +211,7 @@ def test_optimization_has_the_trace_and_the_epochs(source, fit):
     assert len(axes) == 1 + len(LABELS)
     steps = np.asarray(trace.step)[:, 0]
     for chain in range(NUM_CHAINS):
-        color = to_rgba(f"C{chain}")
+        color = to_rgba(COLORS[chain])
         entropy, markers = (line for line in axes[0].lines if to_rgba(line.get_color()) == color)
         np.testing.assert_array_equal(entropy.get_xdata(), steps)
         np.testing.assert_array_equal(entropy.get_ydata(), trace.entropy[:, chain])
@@ -241,12 +243,23 @@ def test_convergence_line_is_at_the_held_epoch_of_converged_chains(data):
     for axis in axes:
         (line,) = lines_of(axis, ":")
         np.testing.assert_array_equal(line.get_xdata(), 2 * NUM_STEPS)
-        assert line.get_color() == "C0"
+        assert line.get_color() == COLORS[0]
 
 
 def test_no_convergence_line_without_convergence(data):
     axes = plot_optimization(with_converged(data, np.zeros((NUM_CHAINS, 4)), [3, 3]))
     assert not any(lines_of(axis, ":") for axis in axes)
+
+
+def test_dual_bound_is_the_entropy_and_the_gap(data):
+    groups = with_converged(data, np.zeros((NUM_CHAINS, 4)), [3, 3])
+    assert not lines_of(plot_optimization(groups)[0], "-.")  # the penalty method has no bound
+    optimization = groups["optimization"]
+    gap = np.arange(4.0)
+    optimization["gap"][:] = gap
+    bounds = lines_of(plot_optimization(groups)[0], "-.")
+    entropy = np.asarray(optimization["entropy"])
+    np.testing.assert_allclose([line.get_ydata() for line in bounds], entropy + gap)
 
 
 def test_optimization_is_drawn_into_given_axes(data):
