@@ -215,10 +215,44 @@ SETTINGS = {
 }
 
 
+def std_of_trials(std: float, accuracy: float, num_published: int, num_trials: int) -> float:
+    r"""Return the standard deviation that asks the same of circuits with other trial numbers.
+
+    .. math:: \sigma_N^2 = V + \frac{p (1 - p) - V}{N}
+
+    where V is the variance of the accuracy of infinitely many trials, the same for both numbers.
+    Exact if every trial is right or wrong.
+
+    Parameters
+    ----------
+    std
+        Standard deviation of the accuracy that was published.
+    accuracy
+        Its mean p.
+    num_published, num_trials
+        Number of trials that it was published for, and that are run.
+
+    Raises
+    ------
+    ValueError
+        If the noise of the published trials alone exceeds the standard deviation.
+    """
+    single = accuracy * (1 - accuracy)
+    between = (std**2 - single / num_published) / (1 - 1 / num_published)
+    if between <= 0:
+        raise ValueError(
+            f"`std` is {std}, but {num_published} trials of accuracy {accuracy} alone have "
+            f"{(single / num_published) ** 0.5:.3f}; ask for more."
+        )
+    return (between + (single - between) / num_trials) ** 0.5
+
+
 def problem(
     name: str = "successor", accuracy: float = 0.75, num_trials: int | None = None
 ) -> tuple[Any, Any]:
     """Return the model and the behavior of a setting.
+
+    With another number of trials, the standard deviation is that of the same circuits.
 
     Parameters
     ----------
@@ -227,13 +261,21 @@ def problem(
     accuracy
         Accuracy in both tasks.
     num_trials
-        Number of trials of each task; the published number by default.
+        Number of trials of each task; the published number by default, and at least 2.
+
+    Raises
+    ------
+    ValueError
+        If the number of trials is less than 2, where accuracy says nothing about a circuit.
     """
     setting = SETTINGS[name]
     trials = setting.num_trials if num_trials is None else num_trials
+    if trials < 2:
+        raise ValueError(f"`num_trials` must be at least 2, but is {trials}.")
     # Bound here and not given to `run`, where a number of trials could become a tracer.
     model = partial(circuit, setting.num_weights, trials, setting.protocol)
-    return model, partial(setting.behavior, accuracy=accuracy, std=setting.std)
+    std = std_of_trials(setting.std, accuracy, setting.num_trials, trials)
+    return model, partial(setting.behavior, accuracy=accuracy, std=std)
 
 
 def fit(

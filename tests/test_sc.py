@@ -222,12 +222,28 @@ def test_noise_of_finite_trials_adds_to_the_variance(rng_key):
 # What is asked -----------------------------------------------------------------------------------
 
 
+def test_fewer_trials_ask_the_same_of_circuits():
+    rng = np.random.default_rng(0)
+    number, published = 400_000, 200
+    accuracy = rng.beta(7.5, 2.5, number)  # of infinitely many trials
+    std = {n: (rng.binomial(n, accuracy) / n).std() for n in (published, 20)}
+    found = sc.std_of_trials(std[published], 0.75, published, 20)
+    assert abs(found - std[20]) < 4 * std[20] / np.sqrt(number)
+    assert std[20] > std[published] + 0.01  # what is corrected matters
+    same = sc.std_of_trials(0.075, 0.75, published, published)
+    assert same == pytest.approx(0.075, rel=1e-12)
+    with pytest.raises(ValueError, match="200 trials of accuracy 0.75 alone have 0.031"):
+        sc.std_of_trials(0.02, 0.75, 200, 50)
+    with pytest.raises(ValueError, match="at least 2"):
+        sc.problem(num_trials=1)
+
+
 def test_settings():
-    program = read(jax.random.key(0), *sc.problem("successor", num_trials=2), (), {})
+    program = read(jax.random.key(0), *sc.problem("successor"), (), {})
     assert program.is_stochastic
     assert len(program.labels) == 4
     np.testing.assert_allclose(program.lower, [0.75, 0.75, 0.075**2, 0.075**2], rtol=1e-6)
-    program = read(jax.random.key(0), *sc.problem("draft", 0.6, 2), (), {})
+    program = read(jax.random.key(0), *sc.problem("draft", 0.6), (), {})
     bounds = [
         *zip([0.6, 0.6, 0.15**2, 0.15**2], [0.6, 0.6, 0.15**2, 0.15**2], strict=True),
         *[(-np.inf, 0.05)] * 2,
