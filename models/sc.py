@@ -26,10 +26,11 @@ from models.sc_simulator import (
     PERIODS,
     SUCCESSOR,
     TASKS,
-    UNITS,
     Inactivation,
     Protocol,
+    Responses,
     mode_eigenvalues,
+    responses,
     simulate,
     symmetric_weight_matrix,
     task_mixing,
@@ -42,65 +43,16 @@ BOX = 5.0
 """Bound on every weight, dimensionless; the published successor's. The draft has none."""
 
 ACCURACIES = (0.5, 0.6, 0.7, 0.8, 0.9)
-SHARPNESS = 100.0
 STRENGTHS = np.array([0.0, 0.3, 0.5, 0.675, 0.85, 1.0])
 """Shares of the activity that are silenced in the predictive check."""
 
 SLACK = 0.05
 """How far responses may be from all-or-none; the tolerance of the draft's convergence test."""
 
-LP, RP = UNITS.index("LP"), UNITS.index("RP")
 WEIGHTS = {
     4: ("sW", "vW", "hW", "dW"),
     8: ("sW_P", "sW_A", "vW_PA", "vW_AP", "dW_PA", "dW_AP", "hW_P", "hW_A"),
 }
-
-
-class Responses(NamedTuple):
-    """What the animal does, averaged over the trials of each task; arrays of shape ``(2,)``.
-
-    accuracy
-        Share of trials in which the Pro unit of the correct side wins.
-    response
-        Mean activity of that unit.
-    indecision
-        Mean of v (1 - v) of that unit: how much the variance of v falls short of m (1 - m), that
-        of a response which is either 0 or 1 with mean m.
-    contrast
-        Mean of the squared difference of the two Pro units: 1 if the winner takes all.
-    """
-
-    accuracy: Array
-    response: Array
-    indecision: Array
-    contrast: Array
-
-
-def responses(v: Array) -> Responses:
-    r"""Return the statistics of the responses.
-
-    .. math:: \mathrm{accuracy} = \frac1N \sum_n
-              \mathrm{sigmoid}(100 (v_{\mathrm{correct}} - v_{\mathrm{wrong}}))
-
-    Each is a mean over trials, so none is biased by their number; their noise is.
-
-    Parameters
-    ----------
-    v
-        Activities at the end, shape ``(4, 2, num_trials)``: unit, task, trial.
-
-    References
-    ----------
-    Accuracy: eLife 10:e56265; the others: the draft's code.
-    """
-    left, right = v[LP], v[RP]
-    correct, wrong = (jnp.stack(pair) for pair in ((left[0], right[1]), (right[0], left[1])))
-    return Responses(
-        accuracy=jax.nn.sigmoid(SHARPNESS * (correct - wrong)).mean(-1),
-        response=correct.mean(-1),
-        indecision=(correct * (1 - correct)).mean(-1),
-        contrast=((correct - wrong) ** 2).mean(-1),
-    )
 
 
 def circuit(

@@ -30,6 +30,8 @@ TAU = 0.09
 THRESHOLD = 0.05
 SLOPE = 0.5
 START = 0.1
+SHARPNESS = 100.0
+LP, RP = UNITS.index("LP"), UNITS.index("RP")
 DECISION = 1.2
 """End of cue and delay, in s: the light comes on and the animal may go."""
 
@@ -88,6 +90,26 @@ class Inactivation(NamedTuple):
 
 PERIODS = {"delay": (0.8, DECISION), "choice": (DECISION, np.inf), "total": (0.0, np.inf)}
 """Start and end of the periods of the experiment, in s."""
+
+
+class Responses(NamedTuple):
+    """What the animal does, averaged over the trials of each task; arrays of shape ``(2,)``.
+
+    accuracy
+        Share of trials in which the Pro unit of the correct side wins.
+    response
+        Mean activity of that unit.
+    indecision
+        Mean of v (1 - v) of that unit: how much the variance of v falls short of m (1 - m), that
+        of a response which is either 0 or 1 with mean m.
+    contrast
+        Mean of the squared difference of the two Pro units: 1 if the winner takes all.
+    """
+
+    accuracy: Array
+    response: Array
+    indecision: Array
+    contrast: Array
 
 
 def weight_matrix(z: Array) -> Array:
@@ -289,6 +311,33 @@ def simulate(
     )
     (_, v), _ = jax.lax.scan(step, carry, (keys[1:], inputs[1:], gains[1:]))
     return v
+
+
+def responses(v: Array) -> Responses:
+    r"""Return the statistics of the responses.
+
+    .. math:: \mathrm{accuracy} = \frac1N \sum_n
+              \mathrm{sigmoid}(100 (v_{\mathrm{correct}} - v_{\mathrm{wrong}}))
+
+    Each is a mean over trials, so none is biased by their number; their noise is.
+
+    Parameters
+    ----------
+    v
+        Activities at the end, shape ``(4, 2, num_trials)``: unit, task, trial.
+
+    References
+    ----------
+    Accuracy: eLife 10:e56265; the others: the draft's code.
+    """
+    left, right = v[LP], v[RP]
+    correct, wrong = (jnp.stack(pair) for pair in ((left[0], right[1]), (right[0], left[1])))
+    return Responses(
+        accuracy=jax.nn.sigmoid(SHARPNESS * (correct - wrong)).mean(-1),
+        response=correct.mean(-1),
+        indecision=(correct * (1 - correct)).mean(-1),
+        contrast=((correct - wrong) ** 2).mean(-1),
+    )
 
 
 def _times() -> np.ndarray:
