@@ -90,7 +90,7 @@ def test_modes_of_eight_weights_are_not_fixed():
 
 def numpy_trial(weights, task, protocol, inactivation, published_start=False):
     """One trial without noise, written from the equations, in float64."""
-    times = 0.024 * np.arange(75)
+    times = 0.024 * np.arange(simulator.NUM_STEPS + 1)
     u = np.full(4, 0.5 * np.arctanh(2 * 0.1 - 1) + (-0.05 if published_start else 0.05))
     v = np.full(4, 0.1) * (1 - inactivation.strength * (inactivation.start <= 0))
     for t in times[1:].round(6):
@@ -124,7 +124,12 @@ def test_trials_without_noise_are_those_of_numpy(protocol, period, rng_key):
             np.testing.assert_allclose(v[:, index], exact, atol=1e-4)
 
 
-def test_the_published_start_is_an_option(rng_key):
+def test_there_are_75_points_in_a_trial():
+    assert simulator.NUM_STEPS + 1 == 75
+
+
+def test_the_published_start_is_an_option(rng_key, monkeypatch):
+    monkeypatch.setattr(simulator, "NUM_STEPS", 3)  # it is forgotten later
     weights = matrices(KNOWN[None])[0]
     quick = silent(SUCCESSOR)
     ends = [
@@ -148,8 +153,9 @@ def test_without_light_nothing_tells_left_from_right(rng_key):
     weights = matrices(KNOWN[None])[0]
     dark = silent(SUCCESSOR)._replace(light=0.0)
     v = simulator.simulate(rng_key, weights, 3, dark)
-    np.testing.assert_array_equal(v, v[jnp.array(OTHER_SIDE)])
-    np.testing.assert_allclose(sc.responses(v).accuracy, 0.5, atol=1e-6)
+    # Up to rounding, which the diag mode amplifies and the accuracy multiplies by 100.
+    np.testing.assert_allclose(v, v[jnp.array(OTHER_SIDE)], atol=1e-5)
+    np.testing.assert_allclose(sc.responses(v).accuracy, 0.5, atol=1e-3)
 
 
 def test_gradients_are_finite(rng_key):
@@ -202,21 +208,20 @@ def test_responses_of_the_prior_are_in_range(name, rng_key):
 
 def test_noise_of_finite_trials_adds_to_the_variance(rng_key):
     """E[(f - mu)^2] of one circuit exceeds (E f - mu)^2 by s^2 / N, s^2 the variance of a trial."""
-    weights = matrices(KNOWN[None])[0]
+    weights, num_trials = matrices(KNOWN[None])[0], 25
 
     def accuracies(key, number, num_trials):
         run = lambda k: sc.responses(simulator.simulate(k, weights, num_trials)).accuracy  # noqa: E731
         return np.asarray(jax.jit(jax.vmap(run))(jax.random.split(key, number)), float)
 
     one_key, many_key = jax.random.split(rng_key)
-    single = accuracies(one_key, 8000, 1)
-    many = accuracies(many_key, 2000, 25)
-    expected = (single.mean(0) - 0.75) ** 2 + single.var(0) / 25
-    squares = (many - 0.75) ** 2
-    error = squares.std(0) / np.sqrt(len(many)) + 0.02 * expected
+    trials = accuracies(one_key, 5000, 1)
+    squares = (accuracies(many_key, 1000, num_trials) - trials.mean(0)) ** 2
+    expected = trials.var(0) / num_trials
+    spread = ((trials - trials.mean(0)) ** 2).std(0) / num_trials
+    error = np.hypot(squares.std(0) / np.sqrt(len(squares)), spread / np.sqrt(len(trials)))
     np.testing.assert_array_less(np.abs(squares.mean(0) - expected), 4 * error)
-    # Without the second term it would not hold.
-    assert np.all(np.abs(squares.mean(0) - (single.mean(0) - 0.75) ** 2) > 8 * error)
+    assert np.all(squares.mean(0) > 8 * error)  # so it can fail
 
 
 # What is asked -----------------------------------------------------------------------------------
