@@ -4,6 +4,12 @@ Population Monte Carlo from the circuits among prior draws that happen to behave
 prior x exp(-(accuracy - 0.75)^2 / (2 0.06^2)) in both tasks, is close to the maximum-entropy one.
 """
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import arviz
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +20,8 @@ from models import sc_simulator as simulator
 from models.sc_simulator import Inactivation
 
 pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
 
 NUM_PRIOR = 200_000
 NUM_PARTICLES = 3000
@@ -100,3 +108,31 @@ def test_strong_silencing_of_the_delay_makes_anti_trials_pro_trials(silenced):
     # The rule is forgotten: the animal goes to the light as often as in Pro trials.
     assert abs(silenced[0.85][0] - silenced[0.0][0]) < 0.03
     np.testing.assert_allclose(silenced[0.85][1], 1 - silenced[0.0][0], atol=0.05)
+
+
+# The command -------------------------------------------------------------------------------------
+
+
+def test_command(tmp_path):
+    flags = ["--num-epochs", "1", "--num-trials", "2", "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-m", "models.sc", *flags],
+        cwd=ROOT,
+        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},  # compiling is what takes long
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    names = ("pair", "optimization", "path", "silencing")
+    files = {"fit_0.75.nc", "eigenvalues.png", *(f"{name}_0.75.png" for name in names)}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == files
+    table = done.stdout[done.stdout.index("accuracy      ") :].splitlines()
+    assert table[0].split()[1:] == list(simulator.MODES)
+    data = arviz.from_netcdf(str(tmp_path / "out" / "fit_0.75.nc"), engine="h5netcdf")
+    assert list(data["posterior"]["weight"].values) == ["sW", "vW", "hW", "dW"]
+    z, predicted = np.asarray(data["posterior"]["z"])[0], data["posterior_predictive"]
+    s, v, h, d = z.T
+    task = np.asarray(predicted["eigenvalue"].sel(mode="task"))[0]
+    np.testing.assert_allclose(task, s - v + h - d, atol=1e-5)
+    assert predicted["accuracy"].dims[2:] == ("task",)
