@@ -131,7 +131,8 @@ def decided(sites: dict[str, Array], accuracy: float = 0.75, std: float = 0.15) 
 def decided_as_drafted(sites: dict[str, Array], accuracy: float = 0.75, std: float = 0.15) -> None:
     """Ask for the draft's equalities, which have no maximum-entropy solution.
 
-    They hold at the ends of what the statistics can be, so no multiplier is large enough.
+    They hold at the ends of what the statistics can be, so no multiplier is large enough; only
+    circuits whose units saturate to exactly 0 and 1 in float32 are there.
 
     Parameters
     ----------

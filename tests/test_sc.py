@@ -1,5 +1,7 @@
 """Superior colliculus: modes, trials against plain NumPy, responses, and what is asked."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -261,3 +263,20 @@ def test_settings():
 def test_other_numbers_of_weights_are_refused():
     with pytest.raises(ValueError, match="must be 4 or 8, but is 5"):
         read(jax.random.key(0), lambda: sc.circuit(5, 2), sc.accurate, (), {})
+
+
+def test_the_drafts_equalities_stand_at_the_ends_of_the_statistics(rng_key):
+    """E[v (1 - v)] = 0 and a squared difference of 1: no circuit is beyond, few are there."""
+    run = lambda z, key: sc.responses(  # noqa: E731
+        simulator.simulate(key, simulator.weight_matrix(z), 10, DRAFT)
+    )
+    z = random_weights(8, 1000)
+    found = jax.jit(jax.vmap(run))(z, jax.random.split(rng_key, 1000))
+    drafted = read(jax.random.key(0), partial(sc.circuit, 8, 2), sc.decided_as_drafted, (), {})
+    ends = np.concatenate([found.indecision.min(0), found.contrast.max(0)])
+    np.testing.assert_allclose(ends, drafted.lower[4:], atol=1e-3)
+    assert np.all(found.indecision >= drafted.lower[4:6])
+    assert np.all(found.contrast <= drafted.lower[6:])
+    eased = read(jax.random.key(0), partial(sc.circuit, 8, 2), sc.decided, (), {})
+    inside = np.all(found.indecision < eased.upper[4:6], -1)
+    assert np.sum(inside & np.all(found.contrast > eased.lower[6:], -1)) > 5

@@ -1,4 +1,3 @@
-# ruff: noqa: T201 - benchmarks report by printing
 """Superior colliculus: circuits per second, and how rare the behavior is in the prior.
 
 CPU time of one thread, not wall time: it does not depend on what else the machine does.
