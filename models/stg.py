@@ -162,8 +162,8 @@ def plot_traces(starred: np.ndarray, axes: np.ndarray) -> None:
     axes
         One axis for each point.
     """
-    potentials = jax.jit(jax.vmap(simulate))(jnp.asarray(starred, float))
-    measured = jax.vmap(frequency)(potentials)[:, HUB]
+    run = jax.jit(jax.vmap(lambda g: (simulate(g), frequency(simulate(g))[HUB])))
+    potentials, measured = map(np.asarray, run(jnp.asarray(starred, float)))
     times = SAMPLE_INTERVAL * np.arange(1, potentials.shape[1] + 1)
     offsets = -0.15 * np.arange(len(NEURONS))
     for number, axis in enumerate(axes):
