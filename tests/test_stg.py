@@ -15,7 +15,7 @@ from grid_oracle import maximum_entropy, midpoints
 
 from models import stg
 from models.stg_circuit import CURRENT_NOISE, NEURONS, frequency, simulate
-from numpyro_dsn import DSN, DualNewton
+from numpyro_dsn import DSN, DSNWarning, DualNewton
 from numpyro_dsn.guides import AutoRealNVP
 from numpyro_dsn.program import read
 
@@ -114,7 +114,7 @@ def test_figures(asked, tmp_path, numpyro_ranks):
     small = DualNewton(num_first=200, num_draws=50, num_flows=2)
     guide = AutoRealNVP(stg.circuit, num_layers=2, hidden_dims=(8,))
     dsn = DSN(stg.circuit, stg.BEHAVIORS[asked], guide, multipliers=small, num_steps=2)
-    with pytest.warns(UserWarning):  # it has not converged
+    with pytest.warns(DSNWarning):  # it has not converged
         result = dsn.run(jax.random.key(0), num_epochs=1, progress_bar=False)
     data = stg.inference_data(result)
     posterior = data["posterior"]
