@@ -109,11 +109,10 @@ def test_syncing_is_feasible(box, published_grid):
 # Figures and the command -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("asked", stg.BEHAVIORS)
-def test_figures(asked, tmp_path, numpyro_ranks):
+def test_figures(tmp_path, numpyro_ranks):
     small = DualNewton(num_first=200, num_draws=50, num_flows=2)
     guide = AutoRealNVP(stg.circuit, num_layers=2, hidden_dims=(8,))
-    dsn = DSN(stg.circuit, stg.BEHAVIORS[asked], guide, multipliers=small, num_steps=2)
+    dsn = DSN(stg.circuit, stg.network_syncing, guide, multipliers=small, num_steps=2)
     with pytest.warns(DSNWarning):  # it has not converged
         result = dsn.run(jax.random.key(0), num_epochs=1, progress_bar=False)
     data = stg.inference_data(result)
