@@ -11,6 +11,7 @@ Run as ``python -m models.lds``.
 """
 
 import argparse
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,27 @@ import numpyro
 import numpyro.distributions as dist
 from jax import Array
 
-from numpyro_dsn import DSN, DSNResult, PenaltyMethod, behavior
+from numpyro_dsn import (
+    DSN,
+    Comparison,
+    DSNResult,
+    DualNewton,
+    PenaltyMethod,
+    baselines,
+    behavior,
+    compare,
+)
 from numpyro_dsn.constraints import Moments
 from numpyro_dsn.guides import AutoRealNVP
 
 BOX = 10.0
 """Bound on every entry of A, in 1/s; the published successor's."""
+
+
+ENTRIES = {"entry": np.array(["a1", "a2", "a3", "a4"])}
+
+NUM_COMPARED = 4000
+"""Draws of the fit that is compared with other engines: as many as each of theirs."""
 
 
 def leading_eigenvalue(a: Array, tau: float = 1.0) -> tuple[Array, Array]:
@@ -156,6 +172,67 @@ def draw_figures(data: Any, out: Path) -> list[Path]:
     return files
 
 
+def other_engines(result: DSNResult, seed: int) -> dict[str, Any]:
+    """Sample the tilted model, and condition the prior on the behavior.
+
+    Parameters
+    ----------
+    result
+        A fit.
+    seed
+        Seed of all engines.
+
+    Returns
+    -------
+    InferenceData or DataTree by name of the engine.
+    """
+    keys = jax.random.split(jax.random.key(seed), 5)
+    return {
+        "NUTS": baselines.nuts(keys[0], result, coords=ENTRIES),
+        "NeuTra": baselines.nuts(keys[1], result, neutra=True, coords=ENTRIES),
+        "SMC": baselines.smc(keys[2], result, coords=ENTRIES),
+        "SMC-ABC": baselines.smc_abc(keys[3], result, num_mcmc_steps=60, coords=ENTRIES),
+        "rejection": baselines.rejection(keys[4], result, coords=ENTRIES),
+    }
+
+
+def sign_of_a2(sites: dict[str, np.ndarray]) -> np.ndarray:
+    """Name the mode of each draw: the off-diagonal entries have opposite signs."""
+    return np.where(sites["a"][:, 1] > 0, "a2 > 0", "a2 < 0")
+
+
+def write_comparison(datas: dict[str, Any], out: Path) -> tuple[Comparison, list[Path]]:
+    """Compare the engines; write a forest plot and the figure of the comparison.
+
+    Parameters
+    ----------
+    datas
+        InferenceData or DataTree by name.
+    out
+        Folder of the figures.
+
+    Returns
+    -------
+    The comparison and the files.
+    """
+    import arviz
+    import matplotlib.pyplot as plt
+
+    from numpyro_dsn.baselines.figures import plot_compare
+
+    files = [out / "forest.png", out / "compare.png"]
+    if int(arviz.__version__.split(".")[0]) >= 1:
+        arviz.plot_forest(datas, var_names=["a"], combined=True, backend="matplotlib")
+    else:
+        arviz.plot_forest(
+            list(datas.values()), model_names=list(datas), var_names=["a"], combined=True
+        )
+    plt.gcf().savefig(files[0], dpi=120, bbox_inches="tight")
+    comparison = compare(datas, sign_of_a2)
+    plot_compare(comparison)[0].figure.savefig(files[1], dpi=120)
+    return comparison, files
+
+
 def main() -> None:
     """Fit, print the table, and write one netCDF and the figures."""
     parser = argparse.ArgumentParser(description="The 2-D linear dynamical system.")
@@ -166,20 +243,41 @@ def main() -> None:
     parser.add_argument("--as-published", action="store_true", help="use the penalty method")
     parser.add_argument("--penalty-init", type=float, default=1e-4)
     parser.add_argument("--num-steps", type=int, default=5000, help="steps of its epochs")
+    parser.add_argument("--compare", action="store_true", help="run NUTS, SMC and ABC too")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     common = arguments.target, arguments.seed, arguments.num_epochs
+    began = time.perf_counter()
     if arguments.as_published:
         result = fit_as_published(*common, arguments.num_steps, arguments.penalty_init)
     else:
         result = fit(*common)
+    seconds = time.perf_counter() - began
     result.print_summary()
-    entries = {"entry": np.array(["a1", "a2", "a3", "a4"])}
-    data = result.to_inference_data(coords=entries)
+    data = result.to_inference_data(coords=ENTRIES)
     file = arguments.out / "fit.nc"
     data.to_netcdf(str(file), engine="h5netcdf")
     for written in [file, *draw_figures(data, arguments.out)]:
         print(f"wrote {written}")
+    if arguments.compare:
+        own = result.to_inference_data(num_samples=NUM_COMPARED, coords=ENTRIES)
+        own.attrs["sampling_time"] = seconds
+        if not arguments.as_published:
+            own.attrs["num_simulations"] = _num_simulations(result)
+        datas = {"DSN": own, **other_engines(result, arguments.seed)}
+        comparison, figures = write_comparison(datas, arguments.out)
+        print(comparison)
+        for name, engine in datas.items():
+            figures.append(arguments.out / f"{name}.nc")
+            engine.to_netcdf(str(figures[-1]), engine="h5netcdf")
+        for written in figures:
+            print(f"wrote {written}")
+
+
+def _num_simulations(result: DSNResult) -> int:
+    """Return the number of simulations of a fit with the default method."""
+    method, num_epochs = DualNewton(), len(result.history.epochs.entropy) - 1
+    return method.num_first + num_epochs * method.num_draws
 
 
 def _safe_sqrt(x: Array) -> Array:

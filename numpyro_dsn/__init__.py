@@ -1,6 +1,8 @@
 """Degenerate solution networks: which parameters of a circuit produce a behavior."""
 
+from numpyro_dsn import baselines
 from numpyro_dsn.certificate import Certificate
+from numpyro_dsn.compare import Comparison, compare
 from numpyro_dsn.dsn import DSN, DSNState
 from numpyro_dsn.exponential_family import exponential_family
 from numpyro_dsn.multipliers import DualNewton, PenaltyMethod
@@ -12,6 +14,7 @@ from numpyro_dsn.version import __version__
 
 __all__ = [
     "Certificate",
+    "Comparison",
     "DSN",
     "DSNResult",
     "DSNState",
@@ -21,7 +24,9 @@ __all__ = [
     "PenaltyMethod",
     "Status",
     "__version__",
+    "baselines",
     "behavior",
+    "compare",
     "exponential_family",
     "simulator",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from numpyro_dsn.dual import dual_value, exponent, solve_dual, tilt
+from numpyro_dsn.feasibility import describe, separating_direction
 from numpyro_dsn.history import Epoch
 from numpyro_dsn.multipliers import NewtonState
 from numpyro_dsn.newton import Flow, rescale
@@ -111,7 +112,27 @@ def certify(evidence: Evidence, labels: list[str], measured: Epoch, pareto_k: fl
         verdict="",
         **numbers,
     )
-    return certificate._replace(verdict=_verdict(certificate, measured))
+    unmet = infeasible(evidence.pool, evidence.lower, evidence.upper, labels)
+    return certificate._replace(verdict=_verdict(certificate, measured, unmet))
+
+
+def infeasible(pool: Pool, lower: Array, upper: Array, labels: list[str]) -> str | None:
+    """Return what no distribution over the simulated circuits can meet; ``None`` if all can.
+
+    Parameters
+    ----------
+    pool
+        Draws of the prior and of flows.
+    lower, upper
+        Bounds on E[T] in the pool's units, each of shape ``(num_constraints,)``.
+    labels
+        One label for each constraint.
+    """
+    statistics = np.asarray(pool.statistics)[np.asarray(pool.finite)]
+    if not len(statistics):
+        return None
+    direction = separating_direction(statistics, np.asarray(lower), np.asarray(upper))
+    return None if direction is None else describe(direction, labels)
 
 
 def solve(evidence: Evidence, min_ess: float) -> Evidence:
@@ -223,9 +244,11 @@ def _estimate(evidence: Evidence) -> dict[str, Array]:
     }
 
 
-def _verdict(certificate: Certificate, measured: Epoch) -> str:
+def _verdict(certificate: Certificate, measured: Epoch, unmet: str | None) -> str:
     """Return the first sentence that applies, from the worst to the best."""
     missed, error = certificate.missed_mass, certificate.missed_mass_se
+    if unmet is not None:
+        return f"Infeasible on the simulated circuits: {unmet}."
     worst = float(np.max(np.abs(measured.violation)))
     if worst > 0.1:
         return f"The constraints are not met: one is off by {worst:.2f} standard deviations."

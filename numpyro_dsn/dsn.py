@@ -15,11 +15,12 @@ from numpyro.infer.util import transform_fn
 from numpyro.optim import Adam, _NumPyroOptim, optax_to_numpyro
 from tqdm.auto import trange
 
+from numpyro_dsn.certificate import infeasible
 from numpyro_dsn.epoch import ChainState, Params, penalty_epoch, start_chain
 from numpyro_dsn.flow import build_flow, prior_sampler, require_density, set_up_guide
 from numpyro_dsn.guides import AutoRealNVP
 from numpyro_dsn.history import History, extend_history, start_history
-from numpyro_dsn.multipliers import DualNewton, PenaltyMethod
+from numpyro_dsn.multipliers import DualNewton, NewtonState, PenaltyMethod
 from numpyro_dsn.newton import newton_epoch, start_newton
 from numpyro_dsn.objective import Particles, draw_particles
 from numpyro_dsn.persistence import load_arrays
@@ -148,7 +149,7 @@ class DSN:
         self,
         rng_key: Array,
         *args: Any,
-        num_epochs: int = 20,
+        num_epochs: int = 30,
         init_state: DSNState | None = None,
         progress_bar: bool = True,
         **kwargs: Any,
@@ -299,8 +300,11 @@ class DSN:
         chain = np.lexsort((-score, ~converged))[0]
         status = Status.CONVERGED if converged.any() else Status.NOT_CONVERGED
         status = failure or status
+        unmet = self._unmet(chains, chain) if status is Status.NOT_CONVERGED else None
+        if unmet is not None:
+            status = Status.INFEASIBLE
         if status is not Status.CONVERGED:
-            warn(status.value)
+            warn(status.value if unmet is None else f"{status.value} Here {unmet}.")
         return DSNResult(
             fit=self._fit,
             params=params,
@@ -310,6 +314,15 @@ class DSN:
             chain=int(chain),
             fingerprint=self._fingerprint(),
         )
+
+    def _unmet(self, chains: ChainState, chain: int) -> str | None:
+        """Return what the circuits that a fit simulated cannot meet, if it kept them."""
+        dual, program = chains.dual, self._fit.program
+        if not isinstance(dual, NewtonState):
+            return None
+        dual = jax.tree.map(lambda leaf: leaf[chain], dual)
+        lower, upper = ((b - dual.origin) / dual.scale for b in (program.lower, program.upper))
+        return infeasible(dual.pool, lower, upper, program.labels)
 
     def _fingerprint(self) -> dict[str, Any]:
         program = self._fit.program
@@ -324,7 +337,7 @@ class DSN:
 
 def _as_numpyro_optim(optim: Any, method: PenaltyMethod | DualNewton) -> _NumPyroOptim:
     if optim is None and isinstance(method, DualNewton):
-        return Adam(lambda step: 2e-3 / (1 + step / 2000))
+        return Adam(lambda step: 5e-3 / (1 + step / 1000))
     if optim is None:
         return Adam(1e-3)
     if isinstance(optim, _NumPyroOptim):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpyro
 from jax import Array
 from numpyro import handlers
+from numpyro.infer.initialization import init_to_uniform
 from numpyro.primitives import Messenger
 
 from numpyro_dsn.primitives import is_simulator
@@ -61,7 +62,8 @@ def exponential_family(
         # This pass draws the latents; its simulation is not used and costs nothing once compiled.
         with handlers.trace() as sites, handlers.block(hide_fn=_is_simulation), _FixedKey():
             combined(*args, **kwargs)
-        latents = {name: site["value"] for name, site in sites.items() if _is_latent(site)}
+        # By name: a reparametrization makes a latent site deterministic and adds sites of its own.
+        latents = {name: sites[name]["value"] for name in _latent_names(combined, args, kwargs)}
 
         def statistics(key: Array) -> Array:
             return simulate(key, combined, latents, constraints, args, kwargs).statistics
@@ -81,6 +83,20 @@ class _FixedKey(Messenger):
     def process_message(self, message: dict) -> None:
         if message["type"] == "prng_key" and message["value"] is None:
             message["value"] = jax.random.key(0)
+
+
+def _latent_names(model: Model, args: tuple, kwargs: dict) -> list[str]:
+    """Return the names of a model's latent sites; nothing is computed."""
+    names: list[str] = []
+
+    def run(rng_key: Array) -> None:
+        started = handlers.substitute(handlers.seed(model, rng_key), substitute_fn=init_to_uniform)
+        trace = handlers.trace(started).get_trace(*args, **kwargs)
+        names.extend(name for name, site in trace.items() if _is_latent(site))
+
+    with handlers.block():
+        jax.eval_shape(run, jax.random.key(0))
+    return names
 
 
 def _is_latent(site: dict) -> bool:

@@ -66,7 +66,16 @@ def from_result(
         "latents": json.dumps(sorted(program.latents)),
         "behaviors": json.dumps(sorted(program.constraints)),
     }
-    return to_container(groups, attrs)
+    return to_container(groups, attrs | _certificate_attrs(result))
+
+
+def _certificate_attrs(result: "DSNResult") -> dict[str, Any]:
+    """Return the certificate of the held fit as attributes, if its draws were kept."""
+    if np.isnan(result.measured.gap):
+        return {}
+    certificate = result.certificate._asdict()
+    eta = certificate.pop("natural_parameters")
+    return certificate | {"natural_parameters": json.dumps(eta)}
 
 
 def to_container(groups: dict[str, Any], attrs: dict[str, Any]) -> Any:

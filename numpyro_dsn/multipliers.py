@@ -160,8 +160,11 @@ class NewtonState(NamedTuple):
         What is added to eta when the flow is fitted, to undo the flow's own error; same shape.
     origin, scale
         Origin and unit in which T is kept, each of shape ``(num_constraints,)``.
+    annealing
+        Power t of the prior in the base :math:`p^t q_0^{1 - t}`, shape ``()``; one throughout if
+        the fit starts at the prior.
     reached
-        Whether eta minimizes the dual on the draws, shape ``()``.
+        Whether t is one and eta minimizes the dual on the draws, shape ``()``.
     pool
         All draws that are kept.
     params, first_params
@@ -174,6 +177,7 @@ class NewtonState(NamedTuple):
     correction: Array
     origin: Array
     scale: Array
+    annealing: Array
     reached: Array
     pool: Any
     params: Any
@@ -208,7 +212,7 @@ class DualNewton(NamedTuple):
     tolerance
         Largest violation, plus two standard errors, in standard deviations of the statistic.
     gap_tolerance
-        Largest distance to the dual bound, in nats.
+        Largest distance to the dual bound, plus a standard error, in nats.
     """
 
     num_first: int = 20000

@@ -12,10 +12,17 @@ from numpyro_dsn.dual import dual_value, exponent, solve_dual, tilt
 from numpyro_dsn.epoch import Best, ChainState, Params, train, violations
 from numpyro_dsn.history import Epoch, Trace
 from numpyro_dsn.multipliers import DualNewton, NewtonState
-from numpyro_dsn.pool import Draws, empty_pool, insert_draws, log_weights
+from numpyro_dsn.pool import Draws, Pool, empty_pool, insert_draws, log_weights
+
+MAX_NORM = 1.0
+"""Longer gradients are shortened: one stray draw of the flow could undo many steps."""
 
 MAX_RATIO = 30.0
 """Log ratios of flow and target count linearly beyond this many nats."""
+
+
+MAX_DISTANCE, NUM_STRAY = 8.0, 100
+"""Draws this many standard deviations away are called back; draws to look for them in a step."""
 
 
 class Flow(NamedTuple):
@@ -81,19 +88,25 @@ def newton_epoch(
     train_key, sample_key, simulator_key = jax.random.split(key, 3)
     scaled = (lower - dual.origin) / dual.scale, (upper - dual.origin) / dual.scale
 
-    log_base = log_weights(dual.pool, dual.pool.log_prior)
-    draws = log_base, dual.pool.statistics, dual.pool.noise
-    eta, reached = solve_dual(dual.natural_parameters, *draws, *scaled, method.min_ess)
+    annealing = _anneal(dual, method.min_ess)
+    base = _base(dual.pool, annealing)
+    draws = log_weights(dual.pool, base), dual.pool.statistics, dual.pool.noise
+    eta, solved = solve_dual(dual.natural_parameters, *draws, *scaled, method.min_ess)
+    reached = solved & (annealing == 1)
     aim = eta + dual.correction
     target = tilt(aim, *draws)
-    log_target = dual.pool.log_prior + exponent(aim, *draws[1:]) - target.log_normalizer
+    log_target = base + exponent(aim, *draws[1:]) - target.log_normalizer
     from_target = jnp.cumsum(jnp.exp(target.log_weights))
     last = jnp.where(epoch == 1, 0, 1 + (epoch - 2) % method.num_flows)
     log_last = dual.pool.log_q[last]
     from_last = jnp.cumsum(jax.nn.softmax(log_weights(dual.pool, log_last)))
 
+    weights = jnp.exp(target.log_weights)
+    center = weights @ dual.pool.flat
+    spread = jnp.sqrt(weights @ (dual.pool.flat - center[None]) ** 2)
+
     def loss(key: Array, params: Params) -> tuple[Array, Array]:
-        target_key, last_key = jax.random.split(key)
+        target_key, last_key, stray_key = jax.random.split(key, 3)
         # Likelihood of draws of the target: a mode that the draws know is never given up.
         chosen = _resample(target_key, from_target, num_particles // 2)
         likelihood = flow.log_prob(params, dual.pool.flat[chosen]).mean()
@@ -103,6 +116,10 @@ def newton_epoch(
         log_q = flow.log_prob(params, dual.pool.flat[chosen])
         weight = jax.lax.stop_gradient(jnp.exp(jnp.minimum(log_q - log_last[chosen], 1.0)))
         value = -likelihood + jnp.mean(weight * _huber(log_q - log_target[chosen]))
+        # Far from all draws, lowering the density at one stray draw only moves it to the next.
+        stray = flow.sample(stray_key, params, NUM_STRAY)
+        beyond = jax.nn.relu(jnp.abs(stray - center[None]) / spread[None] - MAX_DISTANCE)
+        value += jnp.log1p(beyond).sum(-1).mean()
         return value, value
 
     arrived = dual.reached & reached
@@ -110,14 +127,18 @@ def newton_epoch(
     optim_state = jax.tree.map(
         lambda old, new: jnp.where(arrived, old, new), state.optim_state, fresh
     )
-    optim_state, params, _, skipped = train(train_key, optim, optim_state, loss, num_steps)
+    optim_state, params, _, skipped = train(
+        train_key, optim, optim_state, loss, num_steps, MAX_NORM
+    )
 
     new = flow.simulate(simulator_key, flow.sample(sample_key, params, method.num_draws))
     new = rescale(new, dual.origin, dual.scale)
     component = 1 + (epoch - 1) % method.num_flows
     first = jnp.where(dual.from_prior, new.log_prior, flow.log_prob(dual.first_params, new.flat))
     pool = insert_draws(dual.pool, component, params, new, first, flow.log_prob)
-    updated = dual._replace(natural_parameters=eta, reached=reached, pool=pool, params=params)
+    updated = dual._replace(
+        natural_parameters=eta, annealing=annealing, reached=reached, pool=pool, params=params
+    )
     summary, residual, covariance = _measure(updated, component, lower, upper, method)
     summary = summary._replace(
         skipped=skipped, nonfinite=(~new.finite).mean(), converged=summary.converged & reached
@@ -182,6 +203,7 @@ def start_newton(
         correction=zeros,
         origin=origin,
         scale=scale,
+        annealing=jnp.where(prior is None, 0.0, 1.0),
         reached=jnp.zeros((), bool),
         pool=empty_pool(draws, log_first, params, method.num_flows, method.num_draws),
         params=params,
@@ -201,6 +223,28 @@ def rescale(draws: Draws, origin: Array, scale: Array) -> Draws:
         statistics=(draws.statistics - origin[None]) / scale[None],
         noise=draws.noise / scale[None] ** 2,
     )
+
+
+def _base(pool: Pool, annealing: Array) -> Array:
+    r"""Return the log density of the annealed prior :math:`p^t q_0^{1 - t}` at every draw.
+
+    An improper prior is no start; the first flow is, and hands over to the prior step by step.
+    """
+    first = jnp.where(pool.finite, pool.log_q[0], 0.0)
+    return first + annealing * (pool.log_prior - first)
+
+
+def _anneal(dual: NewtonState, min_ess: float) -> Array:
+    """Return the largest power of the prior, of a few, that the draws can be trusted for."""
+    pool, eta = dual.pool, dual.natural_parameters
+    powers = dual.annealing + (1 - dual.annealing) * 0.5 ** jnp.arange(8)
+
+    def ess(power: Array) -> Array:
+        base = log_weights(pool, _base(pool, power))
+        return tilt(eta, base, pool.statistics, pool.noise).ess
+
+    trusted = jax.lax.map(ess, powers) >= min_ess
+    return jnp.where(jnp.any(trusted), powers[jnp.argmax(trusted)], dual.annealing)
 
 
 def _measure(
@@ -228,7 +272,7 @@ def _measure(
 
     tilted = tilt(
         dual.natural_parameters,
-        log_weights(pool, pool.log_prior),
+        log_weights(pool, _base(pool, dual.annealing)),
         pool.statistics,
         pool.noise,
     )
@@ -251,7 +295,7 @@ def _measure(
         violation=residual / scale,
         multipliers=-dual.natural_parameters / dual.scale,
         penalty=jnp.zeros(()),
-        converged=(worst <= method.tolerance) & (gap <= method.gap_tolerance),
+        converged=(worst <= method.tolerance) & (gap + gap_se <= method.gap_tolerance),
         nonfinite=jnp.zeros(()),
         skipped=jnp.zeros(()),
         dual_bound=bound,

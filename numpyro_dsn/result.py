@@ -166,7 +166,7 @@ class DSNResult:
         Value of every sample and deterministic site, with a leading axis ``num_samples``.
         """
         if corrected:
-            return self._resample(rng_key, num_samples)
+            return self.draw_corrected(rng_key, num_samples)[0]
         keys = jax.random.split(rng_key, num_samples)
         return self._sample(self._chain_params(self.chain), keys)[0]
 
@@ -361,8 +361,23 @@ class DSNResult:
 
         return jax.jit(jax.vmap(density))
 
-    def _resample(self, rng_key: Array, num_samples: int) -> Sites:
-        """Return draws resampled by their weights to the certified exponential family."""
+    def draw_corrected(self, rng_key: Array, num_samples: int) -> tuple[Sites, Array]:
+        r"""Draw circuits from the certified exponential family by resampling draws of the fit.
+
+        .. math:: w_i \propto \frac{p(z_i)}{q(z_i)} \exp(\eta^\top \bar T(z_i))
+
+        Parameters
+        ----------
+        rng_key
+            Key of the draws and the noise.
+        num_samples
+            Number of draws.
+
+        Returns
+        -------
+        Value of every sample and deterministic site, with a leading axis ``num_samples``; and the
+        effective sample size of the ten times as many draws that they were chosen from.
+        """
         draw_key, choose_key, noise_key = jax.random.split(rng_key, 3)
         fit, num_draws = self.fit, CORRECTION_FACTOR * num_samples
         eta = jnp.array(list(self.certificate.natural_parameters.values()))
@@ -374,7 +389,8 @@ class DSNResult:
         tilt = jnp.where(draws.finite, exponent(eta, draws.statistics, draws.noise), -jnp.inf)
         log_weights = tilt + density["log_prior"] - density["log_q"]
         chosen = jax.random.categorical(choose_key, log_weights, shape=(num_samples,))
-        return jax.tree.map(lambda leaf: leaf[chosen], sites)
+        ess = 1 / jnp.sum(jax.nn.softmax(log_weights) ** 2)
+        return jax.tree.map(lambda leaf: leaf[chosen], sites), ess
 
     def _simulate(self, args: tuple, kwargs: dict) -> Any:
         program = self.fit.program

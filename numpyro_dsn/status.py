@@ -17,6 +17,10 @@ class Status(Enum):
         "The constraints are not met yet; continue with `init_state=result.state`, or change the "
         "multipliers' settings."
     )
+    INFEASIBLE = (
+        "No distribution over the simulated circuits meets the constraints: the target is "
+        "infeasible, or at the edge of what is feasible. Change it, or widen the prior."
+    )
     INTERRUPTED = (
         "The run was interrupted; the result holds the last finished epoch. Continue with "
         "`init_state=result.state`."

@@ -7,8 +7,11 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from closed_forms import CLOSED_FORMS
-from numpyro.infer import MCMC, NUTS
+from numpyro.infer import MCMC, NUTS, SVI, Trace_ELBO
+from numpyro.infer.autoguide import AutoDiagonalNormal
+from numpyro.infer.reparam import NeuTraReparam
 from numpyro.infer.util import log_density
+from numpyro.optim import Adam
 
 from numpyro_dsn import behavior, exponential_family, simulator
 from numpyro_dsn.constraints import Moments
@@ -62,3 +65,22 @@ def test_nuts_samples_it(rng_key):
 def test_replicates_must_be_positive():
     with pytest.raises(ValueError, match="num_replicates"):
         exponential_family(noisy_circuit, None, jnp.zeros(2), num_replicates=0)
+
+
+def test_neutra_reparametrizes_it(rng_key):
+    """The density in the guide's space is that of the tilted model times the map's Jacobian."""
+    problem = CLOSED_FORMS["gaussian"]
+    eta = jnp.asarray(problem.natural_parameters)
+    guide = AutoDiagonalNormal(problem.model)
+    SVI(problem.model, guide, Adam(1e-3), Trace_ELBO()).init(rng_key)
+    params = {"auto_loc": jnp.array([0.3, -0.2]), "auto_scale": jnp.array([0.2, 0.3])}
+    tilted = exponential_family(problem.model, problem.behavior, eta)
+    neutra = NeuTraReparam(guide, params)
+    shared = jnp.array([0.5, -0.4])
+    model = neutra.reparam(tilted)
+    value, trace = log_density(model, (), {}, {"auto_shared_latent": shared})
+    z = neutra.transform_sample(shared)["z"]
+    np.testing.assert_allclose(trace["z"]["value"], z, rtol=1e-6)
+    plain, _ = log_density(tilted, (), {}, {"z": z})
+    jacobian = jax.jacfwd(lambda u: neutra.transform_sample(u)["z"])(shared)
+    assert abs(value - plain - jnp.linalg.slogdet(jacobian)[1]) < 1e-3

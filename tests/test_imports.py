@@ -23,7 +23,7 @@ LINE = [
     ["program"],
     ["guides"],
     ["exponential_family", "latents"],
-    ["dual", "history", "multipliers", "pool"],
+    ["dual", "feasibility", "history", "multipliers", "pool"],
     ["objective"],
     ["epoch"],
     ["newton"],
@@ -32,6 +32,8 @@ LINE = [
     ["persistence"],
     ["inference_data", "plots", "summary"],
     ["result"],
+    ["compare_table", "wasserstein"],
+    ["baselines", "compare"],
     ["dsn"],
 ]
 
@@ -47,8 +49,9 @@ ONLY = {
 # They do so inside functions, so that `import numpyro_dsn` does not.
 LATE = {
     "arviz": {"inference_data"},
-    "xarray": {"inference_data"},
-    "matplotlib": {"plots"},
+    "blackjax": {"baselines"},
+    "xarray": {"baselines", "inference_data"},
+    "matplotlib": {"baselines", "plots"},
 }
 
 MODULES = sorted(ROOT.rglob("*.py"))

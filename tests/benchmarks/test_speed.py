@@ -1,0 +1,70 @@
+"""What a fit costs: compilation, steps, and the steps to tolerance, of growing dimension."""
+
+import resource
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+from models import lds
+from numpyro_dsn import DSN, behavior
+from numpyro_dsn.constraints import Moments
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings("ignore")]
+
+
+class Problem(NamedTuple):
+    """A model, a behavior, and the largest number of epochs to spend on it."""
+
+    model: object
+    statements: object
+    num_epochs: int
+
+
+def isotropic(dim, num_epochs):
+    """An isotropic normal distribution of variance 1/2 in every dimension."""
+
+    def model():
+        numpyro.sample("z", dist.Uniform(-6.0 * np.ones(dim), 6.0).to_event(1))
+
+    def statements(sites):
+        behavior("square", (sites["z"] ** 2).sum(), Moments(dim / 2))
+
+    return Problem(model, statements, num_epochs)
+
+
+PROBLEMS = {
+    "linear system": Problem(lds.circuit, lds.paper_band, 30),
+    "isotropic, 10": isotropic(10, 20),
+    "isotropic, 100": isotropic(100, 8),
+    "isotropic, 1000": isotropic(1000, 2),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_speed(name):
+    problem = PROBLEMS[name]
+    dsn = DSN(problem.model, problem.statements)
+    start = time.perf_counter()
+    state = dsn.update(dsn.init(jax.random.key(0)))
+    first = time.perf_counter() - start
+    start = time.perf_counter()
+    jax.block_until_ready(dsn.update(state).chains.params)
+    epoch = time.perf_counter() - start
+    result = dsn.run(None, num_epochs=problem.num_epochs - 1, init_state=state, progress_bar=False)
+    num_epochs = len(result.history.epochs.entropy) - 1
+    reached = f"{num_epochs * dsn.num_steps}"
+    if result.status.name != "CONVERGED":
+        reached = f"not in {reached}"
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    measured = result.measured
+    print(
+        f"\n{name}: {epoch / dsn.num_steps * 1000:.1f} ms a step, steps to tolerance: {reached}, "
+        f"compilation {first - epoch:.0f} s, peak memory so far {memory:.1f} GiB, "
+        f"{result.status.name}, gap {measured.gap:.3f} nats, "
+        f"violation {np.abs(measured.violation).max():.3f} sd"
+    )

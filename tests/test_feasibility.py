@@ -1,0 +1,87 @@
+"""Which targets no distribution over the draws can meet, by hand and through a run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+
+from numpyro_dsn import DSN, DualNewton, Status, behavior
+from numpyro_dsn.constraints import AtLeast, Moments
+from numpyro_dsn.feasibility import describe, separating_direction
+from numpyro_dsn.guides import AutoRealNVP
+
+SQUARE = np.random.default_rng(0).uniform(-1, 1, (2000, 2))
+
+
+@pytest.mark.parametrize("target", [[0.0, 0.0], [0.9, -0.9], [0.99, 0.0]])
+def test_a_target_inside_is_feasible(target):
+    assert separating_direction(SQUARE, np.array(target), np.array(target)) is None
+
+
+@pytest.mark.parametrize("target", [[1.01, 0.0], [0.0, -3.0], [1.2, 1.2]])
+def test_a_target_outside_is_separated(target):
+    target = np.array(target)
+    direction = separating_direction(SQUARE, target, target)
+    assert np.all(SQUARE @ direction > target @ direction)
+
+
+def test_a_square_below_its_mean_is_infeasible():
+    """E[f^2] >= E[f]^2 for every distribution, although each target alone can be met."""
+    f = SQUARE[:, 0]
+    statistics = np.stack([f, f**2], 1)
+    target = np.array([0.5, 0.2])
+    direction = separating_direction(statistics, target, target)
+    assert np.all(statistics @ direction > target @ direction)
+    assert describe(direction, ["mean", "square"]) == "mean and square cannot be met together"
+    feasible = np.array([0.5, 0.3])
+    assert separating_direction(statistics, feasible, feasible) is None
+
+
+def test_inequalities_leave_room():
+    lower = np.array([0.5, -np.inf])
+    assert separating_direction(SQUARE, lower, np.full(2, np.inf)) is None
+    lower = np.array([1.5, -np.inf])
+    direction = separating_direction(SQUARE, lower, np.full(2, np.inf))
+    np.testing.assert_allclose(direction, [-1, 0], atol=1e-12)
+    assert describe(direction, ["f", "g"]) == "f is below its target in all of them"
+
+
+def model():
+    numpyro.sample("z", dist.Uniform(0.0, 1.0))
+
+
+def run(constraint, statistic):
+    dsn = DSN(
+        model,
+        lambda sites: behavior("f", statistic(sites["z"]), constraint),
+        AutoRealNVP(model),
+        multipliers=DualNewton(num_first=2000, num_draws=500, num_flows=3, min_ess=100.0),
+        num_particles=50,
+        num_steps=50,
+    )
+    return dsn.run(jax.random.key(0), num_epochs=4, progress_bar=False)
+
+
+CASES = {
+    "mean above the range": (Moments(1.5), lambda z: z, r"mean\[f\] is below"),
+    "bound above the range": (AtLeast(1.5), lambda z: z, r"mean\[f\] is below"),
+    "a variance of zero": (Moments(0.0), lambda z: (z - 0.5) ** 2, r"mean\[f\] is above"),
+    "less than the least variance": (
+        Moments(jnp.array([0.5, 0.2])),
+        lambda z: jnp.stack([z, z**2]),
+        "cannot be met together",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Not enough tail samples")
+@pytest.mark.parametrize("name", CASES)
+def test_an_infeasible_target_ends_as_such(name):
+    constraint, statistic, text = CASES[name]
+    with pytest.warns(UserWarning, match=text):
+        result = run(constraint, statistic)
+    assert result.status is Status.INFEASIBLE
+    assert result.certificate.verdict.startswith("Infeasible")
+    assert not result.history.epochs.converged.any()
