@@ -15,7 +15,7 @@ from grid_oracle import maximum_entropy, midpoints
 
 from models import stg
 from models.stg_circuit import CURRENT_NOISE, NEURONS, frequency, simulate
-from numpyro_dsn import DSN, DSNWarning, DualNewton
+from numpyro_dsn import DSN, DSNWarning, PenaltyMethod
 from numpyro_dsn.guides import AutoRealNVP
 from numpyro_dsn.program import read
 
@@ -110,9 +110,11 @@ def test_syncing_is_feasible(box, published_grid):
 
 
 def test_figures(tmp_path, numpyro_ranks):
-    small = DualNewton(num_first=200, num_draws=50, num_flows=2)
+    # The penalty method has the shortest epochs.
     guide = AutoRealNVP(stg.circuit, num_layers=2, hidden_dims=(8,))
-    dsn = DSN(stg.circuit, stg.network_syncing, guide, multipliers=small, num_steps=2)
+    method = PenaltyMethod(num_batches=2)
+    sizes = {"num_particles": 4, "num_steps": 2}
+    dsn = DSN(stg.circuit, stg.network_syncing, guide, multipliers=method, **sizes)
     with pytest.warns(DSNWarning):  # it has not converged
         result = dsn.run(jax.random.key(0), num_epochs=1, progress_bar=False)
     data = stg.inference_data(result)
