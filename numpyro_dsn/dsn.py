@@ -17,6 +17,7 @@ from tqdm.auto import trange
 
 from numpyro_dsn.certificate import infeasible
 from numpyro_dsn.epoch import ChainState, Params, penalty_epoch, start_chain
+from numpyro_dsn.fit import Fit
 from numpyro_dsn.flow import build_flow, prior_sampler, require_density, set_up_guide
 from numpyro_dsn.guides import AutoRealNVP
 from numpyro_dsn.history import History, extend_history, start_history
@@ -25,7 +26,7 @@ from numpyro_dsn.newton import newton_epoch, start_newton
 from numpyro_dsn.objective import Particles, draw_particles
 from numpyro_dsn.persistence import load_arrays
 from numpyro_dsn.program import Behavior, Model, read
-from numpyro_dsn.result import DSNResult, Fit
+from numpyro_dsn.result import DSNResult
 from numpyro_dsn.status import Status, warn
 from numpyro_dsn.summary import progress_text
 

@@ -1,10 +1,9 @@
 """What a run returns: draws, densities, predictions and a summary of the fit."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,19 +11,18 @@ import numpy as np
 from jax import Array
 from numpyro import handlers
 from numpyro.infer import psis_diagnostic
-from numpyro.infer.autoguide import AutoContinuous
 
 from numpyro_dsn.certificate import Certificate, certify, collect, from_newton
 from numpyro_dsn.dual import exponent
 from numpyro_dsn.exponential_family import exponential_family
+from numpyro_dsn.fit import Fit
 from numpyro_dsn.guides import log_prob, unconstrain
 from numpyro_dsn.history import Epoch, History
 from numpyro_dsn.latents import require_latents
 from numpyro_dsn.multipliers import NewtonState
-from numpyro_dsn.newton import Flow
 from numpyro_dsn.objective import latents_and_log_density
 from numpyro_dsn.persistence import save_arrays
-from numpyro_dsn.program import Program, draw_prior, simulate
+from numpyro_dsn.program import draw_prior, simulate
 from numpyro_dsn.status import Status
 from numpyro_dsn.summary import format_summary
 
@@ -40,21 +38,6 @@ NUM_REPLICATES = 16
 """Fixed keys of the tilted model of a stochastic circuit, for the Pareto shape."""
 
 Sites = dict[str, Array]
-
-
-class Fit(NamedTuple):
-    """What was fitted: the program, the guide that was set up, and the model's arguments.
-
-    ``flow`` and ``prior`` are their functions in unconstrained space; ``prior`` is ``None`` if it
-    cannot be sampled.
-    """
-
-    program: Program
-    guide: AutoContinuous
-    args: tuple
-    kwargs: dict
-    flow: Flow
-    prior: Callable[[Array, int], Array] | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ class Status(Enum):
 
     CONVERGED = "The constraints are met."
     NOT_CONVERGED = (
-        "The constraints are not met yet; continue with `init_state=result.state`, or change the "
-        "multipliers' settings."
+        "The fit has not converged: a constraint is not met yet, or the entropy is not yet close to "
+        "its bound. Continue with `init_state=result.state`, or change the multipliers' settings."
     )
     INFEASIBLE = (
         "No distribution over the simulated circuits meets the constraints: the target is "

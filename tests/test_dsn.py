@@ -26,9 +26,7 @@ from numpyro_dsn import DSN, DSNWarning, PenaltyMethod, Status, simulator
 from numpyro_dsn.constraints import AtLeast, AtMost, Between, Moments
 from numpyro_dsn.guides import AutoRealNVP
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The constraints are not met yet:numpyro_dsn.DSNWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:The fit has not converged:numpyro_dsn.DSNWarning")
 
 NUM_DRAWS = 500
 """Draws that measure an epoch: 10 batches of 50."""

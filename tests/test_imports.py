@@ -27,7 +27,7 @@ LINE = [
     ["objective"],
     ["epoch"],
     ["newton"],
-    ["flow"],
+    ["fit", "flow"],
     ["certificate"],
     ["persistence"],
     ["inference_data", "plots", "summary"],

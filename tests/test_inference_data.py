@@ -16,9 +16,7 @@ from numpyro.infer.autoguide import AutoDiagonalNormal
 from numpyro_dsn import DSN, DSNWarning, PenaltyMethod, __version__
 from numpyro_dsn.constraints import AtMost, Moments
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The constraints are not met yet:numpyro_dsn.DSNWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:The fit has not converged:numpyro_dsn.DSNWarning")
 
 IS_TREE = int(arviz.__version__.split(".")[0]) >= 1
 NUM_CHAINS, NUM_CELLS, NUM_SAMPLES, NUM_STEPS = 2, 3, 50, 20

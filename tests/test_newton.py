@@ -120,7 +120,7 @@ def plane():
     numpyro.sample("z", box(-1.0, 1.0, 2))
 
 
-@pytest.mark.filterwarnings("ignore:The constraints are not met")
+@pytest.mark.filterwarnings("ignore:The fit has not converged")
 def test_continuing_is_the_same_as_going_on(tmp_path):
     dsn = small_dsn(plane, lambda sites: behavior("f", sites["z"][0] ** 2, Moments(0.02)))
     quiet = {"progress_bar": False}
@@ -136,7 +136,7 @@ def test_continuing_is_the_same_as_going_on(tmp_path):
     assert dsn._epoch._cache_size() == 1
 
 
-@pytest.mark.filterwarnings("ignore:The constraints are not met")
+@pytest.mark.filterwarnings("ignore:The fit has not converged")
 @pytest.mark.parametrize("kind", ["rounded", "callback"])
 def test_no_gradient_of_the_simulator_is_needed(kind):
     def statistic(z):

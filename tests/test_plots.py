@@ -20,9 +20,7 @@ from numpyro_dsn.plots import plot_optimization, plot_pair
 from numpyro_dsn.plots.data import COLORS
 from numpyro_dsn.plots.pair import MAX_POINTS
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The constraints are not met yet:numpyro_dsn.DSNWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:The fit has not converged:numpyro_dsn.DSNWarning")
 
 NUM_CHAINS, NUM_STEPS, NUM_SAMPLES = 2, 20, 100
 ASKED = {"total": Moments(1.0, std=1.0), "z": Between(-np.ones(2), np.ones(2)), "w": AtLeast(0.5)}

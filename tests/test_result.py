@@ -13,9 +13,7 @@ from numpyro_dsn import DSN, DSNWarning, PenaltyMethod, Status
 from numpyro_dsn.constraints import Moments
 from numpyro_dsn.guides import AutoRealNVP
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The constraints are not met yet:numpyro_dsn.DSNWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:The fit has not converged:numpyro_dsn.DSNWarning")
 
 NUM_CHAINS, NUM_BATCHES, NUM_PARTICLES = 2, 10, 50
 LOG_VOLUME = np.log(4.0**2 * 3.0)
