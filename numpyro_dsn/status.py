@@ -14,7 +14,7 @@ class Status(Enum):
 
     CONVERGED = "The constraints are met."
     NOT_CONVERGED = (
-        "The fit has not converged: a constraint is not met yet, or the entropy is not yet close to "
+        "The fit has not converged: a constraint is not met yet, or the entropy is not close to "
         "its bound. Continue with `init_state=result.state`, or change the multipliers' settings."
     )
     INFEASIBLE = (
