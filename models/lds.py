@@ -227,7 +227,7 @@ def write_comparison(datas: dict[str, Any], out: Path) -> tuple[Comparison, list
     import arviz
     import matplotlib.pyplot as plt
 
-    from numpyro_dsn.baselines.figures import plot_compare
+    from numpyro_dsn import plots
 
     files = [out / "forest.png", out / "compare.png"]
     if int(arviz.__version__.split(".")[0]) >= 1:
@@ -238,7 +238,7 @@ def write_comparison(datas: dict[str, Any], out: Path) -> tuple[Comparison, list
         )
     plt.gcf().savefig(files[0], dpi=120, bbox_inches="tight")
     comparison = compare(datas, sign_of_a2)
-    plot_compare(comparison)[0].figure.savefig(files[1], dpi=120)
+    plots.plot_compare(comparison)[0].figure.savefig(files[1], dpi=120)
     return comparison, files
 
 

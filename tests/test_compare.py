@@ -7,9 +7,9 @@ import numpyro.distributions as dist
 import pytest
 
 from numpyro_dsn import baselines, compare
-from numpyro_dsn.baselines.figures import plot_compare
 from numpyro_dsn.baselines.output import to_data
 from numpyro_dsn.constraints import Moments
+from numpyro_dsn.plots import plot_compare
 from numpyro_dsn.program import Simulation
 
 NUM_CHAINS, NUM_DRAWS = 4, 500

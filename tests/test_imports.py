@@ -52,7 +52,7 @@ LATE = {
     "arviz": {"inference_data"},
     "blackjax": {"baselines"},
     "xarray": {"baselines", "inference_data"},
-    "matplotlib": {"baselines", "plots"},
+    "matplotlib": {"plots"},
 }
 
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -1,8 +1,10 @@
-"""The figure of a comparison."""
+"""Several engines on one behavior, side by side."""
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from numpyro_dsn.plots.data import pyplot
 
 if TYPE_CHECKING:
     from numpyro_dsn.compare import Comparison
@@ -32,7 +34,7 @@ def plot_compare(comparison: "Comparison", axes: "np.ndarray | None" = None) -> 
         panels[f"share of {mode}"] = {name: row.modes[mode] for name, row in rows.items()}
     panels["entropy (nats)"] = {name: row.entropy for name, row in rows.items()}
     if axes is None:
-        plt = _pyplot()
+        plt = pyplot()
         size = (2.2 * len(panels) + 1.0, 0.35 * len(rows) + 1.2)
         _, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, layout="constrained")
     positions = np.arange(len(rows))[::-1]
@@ -44,11 +46,3 @@ def plot_compare(comparison: "Comparison", axes: "np.ndarray | None" = None) -> 
         axis.set_ylim(-0.5, len(rows) - 0.5)
     np.ravel(axes)[0].set_yticks(positions, list(rows))
     return axes
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError("Figures need matplotlib: `pip install numpyro-dsn[plots]`.") from error
-    return plt
