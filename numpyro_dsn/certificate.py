@@ -12,7 +12,7 @@ from numpyro_dsn.dual import dual_value, exponent, solve_dual, tilt
 from numpyro_dsn.feasibility import describe, separating_direction
 from numpyro_dsn.history import Epoch
 from numpyro_dsn.multipliers import NewtonState
-from numpyro_dsn.newton import Flow, rescale
+from numpyro_dsn.newton import Flow, gap_to, rescale
 from numpyro_dsn.pool import Pool, empty_pool, insert_draws, log_weights
 
 COVERED = np.log(10.0)
@@ -37,7 +37,8 @@ class Certificate(NamedTuple):
     dual_bound
         g(eta), the upper bound on minus the KL to the prior, in nats.
     gap, gap_se
-        Distance of the fit to the bound, and its standard error, in nats.
+        KL divergence of the fit to the optimum, and its standard error, in nats. It is the
+        distance to the bound of a fit that meets the constraints.
     ess
         Effective sample size of the draws behind the bound.
     prior_ess
@@ -218,10 +219,7 @@ def _estimate(evidence: Evidence) -> dict[str, Array]:
     tilted = tilt(eta, log_base, pool.statistics, pool.noise)
     bound = dual_value(eta, tilted.log_normalizer, evidence.lower, evidence.upper)
     log_q = evidence.log_q
-    weights = jax.nn.softmax(log_weights(pool, log_q))
-    relative = jnp.where(weights > 0, log_q, 0.0) - pool.log_prior
-    kl_to_prior = weights @ relative
-    kl_variance = weights**2 @ (relative - kl_to_prior) ** 2
+    gap, gap_se = gap_to(pool, eta, tilted, log_q, pool.log_prior)
 
     tilt_exponent = exponent(eta, pool.statistics, pool.noise)
     log_target = pool.log_prior + tilt_exponent - tilted.log_normalizer
@@ -235,8 +233,8 @@ def _estimate(evidence: Evidence) -> dict[str, Array]:
     can_tell = prior_ess >= MIN_PRIOR_ESS
     return {
         "dual_bound": bound,
-        "gap": kl_to_prior + bound,
-        "gap_se": jnp.sqrt(kl_variance + 1 / tilted.ess),
+        "gap": gap,
+        "gap_se": gap_se,
         "ess": tilted.ess,
         "prior_ess": prior_ess,
         "missed_mass": jnp.where(can_tell, missed_mass, jnp.nan),
@@ -255,10 +253,10 @@ def _verdict(certificate: Certificate, measured: Epoch, unmet: str | None) -> st
     if missed - 2 * error > MAX_MISSED_MASS:
         return f"Mass is missing: the fit does not cover {missed:.0%} of the optimum."
     if certificate.gap - 2 * certificate.gap_se > MAX_GAP:
-        return f"Not at maximum entropy: {certificate.gap:.2f} nats below the bound."
+        return f"Not at maximum entropy: {certificate.gap:.2f} nats from it."
     if not certificate.gap_se < MAX_GAP:
         return "Cannot tell: too few draws know the optimum."
-    close = f"Close to maximum entropy: within {max(certificate.gap, 0.0):.3f} nats of the bound"
+    close = f"Close to maximum entropy: within {max(certificate.gap, 0.0):.3f} nats of it"
     if np.isnan(missed):
         return f"{close}; whether a mode was missed cannot be told from draws of the prior."
     return f"{close}, and covers all but {missed:.1%} of the optimum's mass."

@@ -212,7 +212,7 @@ class DualNewton(NamedTuple):
     tolerance
         Largest violation, plus two standard errors, in standard deviations of the statistic.
     gap_tolerance
-        Largest distance to the dual bound, plus a standard error, in nats.
+        Largest divergence to the tilted prior, plus a standard error, in nats.
     """
 
     num_first: int = 20000

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax import Array
 from numpyro.optim import _NumPyroOptim
 
-from numpyro_dsn.dual import dual_value, exponent, solve_dual, tilt
+from numpyro_dsn.dual import Tilt, dual_value, exponent, solve_dual, tilt
 from numpyro_dsn.epoch import Best, ChainState, Params, train, violations
 from numpyro_dsn.history import Epoch, Trace
 from numpyro_dsn.multipliers import DualNewton, NewtonState
-from numpyro_dsn.pool import Draws, Pool, empty_pool, insert_draws, log_weights
+from numpyro_dsn.pool import Draws, Pool, divergence, empty_pool, insert_draws, log_weights
 
 MAX_NORM = 1.0
 """Longer gradients are shortened: one stray draw of the flow could undo many steps."""
@@ -264,31 +264,21 @@ def _measure(
     deviations = pool.statistics - mean[None]
     covariance = (weights[:, None] * deviations).T @ deviations
     mean_se = jnp.sqrt((weights**2) @ deviations**2)
-    safe_q = jnp.where(weights > 0, log_q, 0.0)
-    surprise = safe_q - pool.log_det
-    entropy = -(weights @ surprise)
-    relative = safe_q - pool.log_prior
-    kl_to_prior = weights @ relative
+    entropy, entropy_variance = divergence(pool, log_q, pool.log_det)
+    kl_to_prior, _ = divergence(pool, log_q, pool.log_prior)
 
-    tilted = tilt(
-        dual.natural_parameters,
-        log_weights(pool, _base(pool, dual.annealing)),
-        pool.statistics,
-        pool.noise,
-    )
+    eta, base = dual.natural_parameters, _base(pool, dual.annealing)
+    tilted = tilt(eta, log_weights(pool, base), pool.statistics, pool.noise)
     scaled = (lower - dual.origin) / dual.scale, (upper - dual.origin) / dual.scale
-    bound = dual_value(dual.natural_parameters, tilted.log_normalizer, *scaled)
-    # The estimates of KL and of the normalizer share draws; their errors are added as if not.
-    kl_variance = (weights**2) @ (relative - kl_to_prior) ** 2
-    gap_se = jnp.sqrt(kl_variance + 1 / tilted.ess)
+    bound = dual_value(eta, tilted.log_normalizer, *scaled)
+    gap, gap_se = gap_to(pool, eta, tilted, log_q, base)
     scale = jnp.sqrt(jnp.maximum(jnp.diag(covariance), jnp.finfo(mean.dtype).tiny))
     residual = violations(mean, *scaled)
-    gap = kl_to_prior + bound
     worst = jnp.max(jnp.abs(residual) / scale + 2 * mean_se / scale)
     epoch = Epoch(
-        entropy=entropy,
+        entropy=-entropy,
         kl_to_prior=kl_to_prior,
-        entropy_se=jnp.sqrt((weights**2) @ (surprise + entropy) ** 2),
+        entropy_se=jnp.sqrt(entropy_variance),
         mean=mean * dual.scale + dual.origin,
         mean_se=mean_se * dual.scale,
         scale=scale * dual.scale,
@@ -304,6 +294,35 @@ def _measure(
         ess=tilted.ess,
     )
     return epoch, residual, covariance
+
+
+def gap_to(
+    pool: Pool, natural_parameters: Array, tilted: Tilt, log_q: Array, log_base: Array
+) -> tuple[Array, Array]:
+    r"""Return the distance of a fit to the tilted density, and its standard error, in nats.
+
+    .. math:: KL(q \,\|\, p_\eta) = \left[ g(\eta) + KL(q \,\|\, p) \right]
+              - \eta^\top (E_q[T] - \mu)
+
+    The bracket is the distance to the dual bound. Where a constraint is violated it can be small,
+    or negative, for a poor fit; the divergence cannot.
+
+    Parameters
+    ----------
+    pool
+        Draws of the prior and of flows.
+    natural_parameters
+        eta in the pool's units, shape ``(num_constraints,)``.
+    tilted
+        The tilted density on these draws.
+    log_q, log_base
+        Log densities of the fit and of what is tilted, each of shape ``(num_draws,)``.
+    """
+    # T enters linearly, so the noise of a stochastic simulator needs no correction here.
+    log_target = log_base + pool.statistics @ natural_parameters - tilted.log_normalizer
+    gap, variance = divergence(pool, log_q, log_target)
+    # The two estimates share draws; their errors are added as if they did not.
+    return gap, jnp.sqrt(variance + 1 / tilted.ess)
 
 
 def _resample(rng_key: Array, cumulative: Array, num_draws: int) -> Array:

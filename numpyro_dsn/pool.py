@@ -114,6 +114,28 @@ def log_weights(pool: Pool, log_density: Array) -> Array:
     return jnp.where(pool.finite, log_density - safe, -jnp.inf)
 
 
+def divergence(pool: Pool, log_q: Array, log_p: Array) -> tuple[Array, Array]:
+    r"""Estimate a KL divergence on all draws.
+
+    .. math:: KL(q \,\|\, p) = E_q[\log q - \log p]
+
+    Parameters
+    ----------
+    pool
+        The pool.
+    log_q, log_p
+        Log densities at every draw in unconstrained space, each of shape ``(num_draws,)``.
+
+    Returns
+    -------
+    The divergence in nats and the square of its standard error, each of shape ``()``.
+    """
+    weights = jax.nn.softmax(log_weights(pool, log_q))
+    ratio = jnp.where(weights > 0, log_q, 0.0) - log_p
+    value = weights @ ratio
+    return value, weights**2 @ (ratio - value) ** 2
+
+
 def insert_draws(
     pool: Pool,
     component: Array,

@@ -64,7 +64,7 @@ def _certificate_lines(certificate: Certificate) -> list[str]:
     if not np.isnan(certificate.missed_mass):
         missed = f"{certificate.missed_mass:.1%} +- {certificate.missed_mass_se:.1%}"
     return [
-        f"distance to the dual bound {certificate.gap:.4f} +- {certificate.gap_se:.4f} nats, "
+        f"distance to maximum entropy {certificate.gap:.4f} +- {certificate.gap_se:.4f} nats, "
         f"effective draws {certificate.ess:.0f}, Pareto k {certificate.pareto_k:.2f}",
         f"mass of the optimum that is not covered: {missed}",
         *textwrap.wrap(certificate.verdict, LINE_LENGTH),
