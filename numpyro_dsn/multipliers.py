@@ -222,4 +222,4 @@ class DualNewton(NamedTuple):
     min_ess: float = 500.0
     correction_rate: float = 0.5
     tolerance: float = 0.02
-    gap_tolerance: float = 0.03
+    gap_tolerance: float = 0.025
