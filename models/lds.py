@@ -23,15 +23,12 @@ import numpyro
 import numpyro.distributions as dist
 from jax import Array
 
+from models import report
 from numpyro_dsn import (
     DSN,
-    Comparison,
     DSNResult,
-    DualNewton,
     PenaltyMethod,
-    baselines,
     behavior,
-    compare,
     sensitivity,
 )
 from numpyro_dsn.constraints import Moments
@@ -181,114 +178,9 @@ def draw_figures(data: Any, out: Path) -> list[Path]:
     return files
 
 
-def other_engines(result: DSNResult, seed: int) -> dict[str, Any]:
-    """Sample the tilted model, and condition the prior on the behavior.
-
-    Parameters
-    ----------
-    result
-        A fit.
-    seed
-        Seed of all engines.
-
-    Returns
-    -------
-    InferenceData or DataTree by name of the engine.
-    """
-    keys = jax.random.split(jax.random.key(seed), 5)
-    return {
-        "NUTS": baselines.nuts(keys[0], result, coords=ENTRIES),
-        "NeuTra": baselines.nuts(keys[1], result, neutra=True, coords=ENTRIES),
-        "SMC": baselines.smc(keys[2], result, coords=ENTRIES),
-        "SMC-ABC": baselines.smc_abc(keys[3], result, num_mcmc_steps=60, coords=ENTRIES),
-        "rejection": baselines.rejection(keys[4], result, coords=ENTRIES),
-    }
-
-
 def sign_of_a2(sites: dict[str, np.ndarray]) -> np.ndarray:
     """Name the mode of each draw: the off-diagonal entries have opposite signs."""
     return np.where(sites["a"][:, 1] > 0, "a2 > 0", "a2 < 0")
-
-
-def write_comparison(datas: dict[str, Any], out: Path) -> tuple[Comparison, list[Path]]:
-    """Compare the engines; write a forest plot and the figure of the comparison.
-
-    Parameters
-    ----------
-    datas
-        InferenceData or DataTree by name.
-    out
-        Folder of the figures.
-
-    Returns
-    -------
-    The comparison and the files.
-    """
-    import arviz
-    import matplotlib.pyplot as plt
-
-    from numpyro_dsn import plots
-
-    files = [out / "forest.png", out / "compare.png"]
-    if int(arviz.__version__.split(".")[0]) >= 1:
-        arviz.plot_forest(datas, var_names=["a"], combined=True, backend="matplotlib")
-    else:
-        arviz.plot_forest(
-            list(datas.values()), model_names=list(datas), var_names=["a"], combined=True
-        )
-    plt.gcf().savefig(files[0], dpi=120, bbox_inches="tight")
-    comparison = compare(datas, sign_of_a2)
-    plots.plot_compare(comparison)[0].figure.savefig(files[1], dpi=120)
-    return comparison, files
-
-
-def near_mode(result: DSNResult, mode: Array, num_circuits: int = 100) -> dict[str, Array]:
-    """Return the draws of 5,000 that are nearest to a mode, with room to move in the box.
-
-    Parameters
-    ----------
-    result
-        A fit.
-    mode
-        Entries of A, shape ``(4,)``.
-    num_circuits
-        Number of draws.
-    """
-    draws = result.sample(jax.random.key(2), 5000)
-    inside = jnp.max(jnp.abs(draws["a"]), axis=-1) < BOX - 0.5
-    draws = {name: value[inside] for name, value in draws.items()}
-    return sensitivity.nearest(
-        draws, lambda sites: jnp.linalg.norm(sites["a"] - mode), num_draws=num_circuits
-    )
-
-
-def print_sensitivity(result: DSNResult) -> tuple[sensitivity.Modes, sensitivity.Curvature]:
-    """Print modes and, for each direction, how growth and frequency change along it.
-
-    Directions come from the flow and, as a check, from the exponential family.
-    """
-    modes = sensitivity.find_modes(result, jax.random.key(1))
-    directions = {
-        "flow": sensitivity.curvature(result, modes.values),
-        "tilted": sensitivity.tilted_curvature(result, modes.values),
-    }
-    distances = jnp.linspace(-0.5, 0.5, 21)
-    for mode, location in enumerate(modes.values["a"]):
-        mass = f"{modes.mass[mode]:.3f} +- {modes.mass_se[mode]:.3f}"
-        print(f"mode {mode}: mass {mass}, log q {modes.log_prob[mode]:.2f}, a = {_row(location)}")
-        starts = near_mode(result, location)
-        for source, found in directions.items():
-            for k, vector in enumerate(found.eigenvectors[mode]):
-                test = sensitivity.perturbation_test(
-                    result, jax.random.key(3), starts, vector, distances
-                )
-                lines = [
-                    f"{name} {line.slope:+.3f} +- {line.slope_se:.3f} (p = {line.p_value:.2g})"
-                    for name, line in test.regressions.items()
-                ]
-                value = found.eigenvalues[mode, k]
-                print(f"  {source:6} v{k + 1} {value:+.3f} {_row(vector)}  {', '.join(lines)}")
-    return modes, directions["flow"]
 
 
 def main() -> None:
@@ -315,7 +207,9 @@ def main() -> None:
     result.print_summary()
     data = result.to_inference_data(coords=ENTRIES)
     if arguments.sensitivity:
-        data = sensitivity.add_modes(data, *print_sensitivity(result))
+        low, high = -BOX * jnp.ones(4), BOX * jnp.ones(4)
+        found = report.print_sensitivity(result, "a", low, high, jnp.linspace(-0.5, 0.5, 21))
+        data = sensitivity.add_modes(data, *found)
     file = arguments.out / "fit.nc"
     data.to_netcdf(str(file), engine="h5netcdf")
     for written in [file, *draw_figures(data, arguments.out)]:
@@ -324,25 +218,12 @@ def main() -> None:
         own = result.to_inference_data(num_samples=NUM_COMPARED, coords=ENTRIES)
         own.attrs["sampling_time"] = seconds
         if not arguments.as_published:
-            own.attrs["num_simulations"] = _num_simulations(result)
-        datas = {"DSN": own, **other_engines(result, arguments.seed)}
-        comparison, figures = write_comparison(datas, arguments.out)
+            own.attrs["num_simulations"] = report.count_simulations(result)
+        datas = {"DSN": own} | report.other_engines(result, arguments.seed, ENTRIES, 60)
+        comparison, files = report.write_comparison(datas, "a", sign_of_a2, arguments.out)
         print(comparison)
-        for name, engine in datas.items():
-            figures.append(arguments.out / f"{name}.nc")
-            engine.to_netcdf(str(figures[-1]), engine="h5netcdf")
-        for written in figures:
+        for written in files:
             print(f"wrote {written}")
-
-
-def _num_simulations(result: DSNResult) -> int:
-    """Return the number of simulations of a fit with the default method."""
-    method, num_epochs = DualNewton(), len(result.history.epochs.entropy) - 1
-    return method.num_first + num_epochs * method.num_draws
-
-
-def _row(values: Array) -> str:
-    return "[" + " ".join(f"{float(value):+.3f}" for value in values) + "]"
 
 
 def _safe_sqrt(x: Array) -> Array:

@@ -17,7 +17,8 @@ from numpyro_dsn.newton import Flow
 from numpyro_dsn.pool import Draws
 from numpyro_dsn.program import Model, Program, draw_prior, simulate
 
-BATCH_SIZE = 2000
+BATCH_SIZE = 500
+"""Number of simulations that run at once: larger batches leave the cache of a CPU."""
 
 
 def build_flow(
@@ -79,7 +80,7 @@ def build_flow(
 
     def simulate_all(rng_key: Array, flat: Array) -> Draws:
         keys = jax.random.split(rng_key, flat.shape[0])
-        return jax.lax.map(simulate_one, (keys, flat), batch_size=BATCH_SIZE)
+        return jax.lax.map(simulate_one, (keys, flat), batch_size=max(BATCH_SIZE // replicates, 1))
 
     return Flow(sample, log_prob, simulate_all)
 

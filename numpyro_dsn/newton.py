@@ -20,6 +20,11 @@ MAX_NORM = 1.0
 MAX_RATIO = 30.0
 """Log ratios of flow and target count linearly beyond this many nats."""
 
+ATTENTION = 0.3, 30.0
+"""Bounds, in nats, of the log ratio that makes a draw more frequent in training."""
+
+AVERAGE = 0.5
+"""Weight of an epoch in the averaged parameters."""
 
 MAX_DISTANCE, NUM_STRAY = 8.0, 100
 """Draws this many standard deviations away are called back; draws to look for them in a step."""
@@ -99,7 +104,8 @@ def newton_epoch(
     from_target = jnp.cumsum(jnp.exp(target.log_weights))
     last = jnp.where(epoch == 1, 0, 1 + (epoch - 2) % method.num_flows)
     log_last = dual.pool.log_q[last]
-    from_last = jnp.cumsum(jax.nn.softmax(log_weights(dual.pool, log_last)))
+    attention = attend(log_weights(dual.pool, log_last), log_last - log_target)
+    from_last = jnp.cumsum(jax.nn.softmax(log_weights(dual.pool, log_last)) * attention)
 
     weights = jnp.exp(target.log_weights)
     center = weights @ dual.pool.flat
@@ -115,6 +121,7 @@ def newton_epoch(
         chosen = _resample(last_key, from_last, num_particles // 2)
         log_q = flow.log_prob(params, dual.pool.flat[chosen])
         weight = jax.lax.stop_gradient(jnp.exp(jnp.minimum(log_q - log_last[chosen], 1.0)))
+        weight /= attention[chosen]
         value = -likelihood + jnp.mean(weight * _huber(log_q - log_target[chosen]))
         # Far from all draws, lowering the density at one stray draw only moves it to the next.
         stray = flow.sample(stray_key, params, NUM_STRAY)
@@ -127,9 +134,20 @@ def newton_epoch(
     optim_state = jax.tree.map(
         lambda old, new: jnp.where(arrived, old, new), state.optim_state, fresh
     )
-    optim_state, params, _, skipped = train(
-        train_key, optim, optim_state, loss, num_steps, MAX_NORM
+    # The optimizer goes on from the averaged parameters; what it holds differs from them by this.
+    offset = jax.tree.map(jnp.subtract, dual.params, optim.get_params(optim_state))
+    optim_state, average, _, skipped = train(
+        train_key,
+        optim,
+        optim_state,
+        lambda key, params: loss(key, jax.tree.map(jnp.add, offset, params)),
+        num_steps,
+        MAX_NORM,
     )
+    average = jax.tree.map(jnp.add, offset, average)
+    # Steps of Adam never settle; a longer average does, once there is something to settle at.
+    share = jnp.where(arrived, AVERAGE, 1.0)
+    params = jax.tree.map(lambda old, new: old + share * (new - old), dual.params, average)
 
     new = flow.simulate(simulator_key, flow.sample(sample_key, params, method.num_draws))
     new = rescale(new, dual.origin, dual.scale)
@@ -323,6 +341,25 @@ def gap_to(
     gap, variance = divergence(pool, log_q, log_target)
     # The two estimates share draws; their errors are added as if they did not.
     return gap, jnp.sqrt(variance + 1 / tilted.ess)
+
+
+def attend(log_weights: Array, log_ratio: Array) -> Array:
+    r"""Return how much more often than its weight says each draw should be taken.
+
+    .. math:: a_i = \frac{r_i}{\sum_j w_j r_j}, \qquad r_i = |\log q_i - \log p_i|
+
+    with r inside :data:`ATTENTION`. Draws where flow and target disagree are rare and matter most;
+    draws taken in proportion to :math:`w_i a_i`, weighted by :math:`1 / a_i`, have the same means.
+
+    Parameters
+    ----------
+    log_weights
+        Log weights of the draws, up to a constant, shape ``(num_draws,)``.
+    log_ratio
+        Log ratio of flow and target at the draws, of the same shape.
+    """
+    ratio = jnp.clip(jnp.abs(log_ratio), *ATTENTION)
+    return ratio / (jax.nn.softmax(log_weights) @ ratio)
 
 
 def _resample(rng_key: Array, cumulative: Array, num_draws: int) -> Array:

@@ -30,6 +30,7 @@ from numpyro_dsn.guides.transforms import (
     AffineCoupling,
     ElementwiseAffine,
     MonotoneSpline,
+    waves,
 )
 from numpyro_dsn.objective import latents_and_log_density
 
@@ -61,6 +62,12 @@ def spline_coupling(rng, dim, weight=1.0, num_bins=4):
     return SplineCoupling(conditioner, transformed, layers)
 
 
+def waves_coupling(rng, dim):
+    conditioner, transformed = split(0, dim)
+    layers = random_network(rng, (2 * 3 + 1) * len(conditioner), 2 * len(transformed), 1.0)
+    return AffineCoupling(conditioner, transformed, layers)
+
+
 def spline(rng, dim, num_bins=8, weight=1.0):
     heights, slopes = (
         rng.normal(0, weight, (dim, num_bins)),
@@ -78,6 +85,8 @@ def affine(rng, dim):
 LAYERS = {
     "coupling-2": (coupling, 2),
     "coupling-5": (coupling, 5),
+    "coupling with waves-2": (waves_coupling, 2),
+    "coupling with waves-5": (waves_coupling, 5),
     "spline coupling-2": (spline_coupling, 2),
     "spline coupling-5": (spline_coupling, 5),
     "spline-1": (spline, 1),
@@ -229,6 +238,28 @@ def test_a_coupling_moves_one_half_by_a_function_of_the_other(constructor, rng):
     within = jacobian[np.ix_(transformed, transformed)]
     assert_array_equal(within, np.diag(np.diag(within)))
     assert np.all(jacobian[np.ix_(transformed, conditioner)] != 0)
+
+
+def test_waves_have_periods_of_16_8_and_4():
+    x = jnp.array([0.5, -1.25])
+    for index, period in enumerate((16, 8, 4)):
+        one, later = waves(x, 3), waves(x + period, 3)
+        assert one.shape == (2 * (1 + 2 * 3),)
+        same = [2 + 2 * index, 3 + 2 * index, 8 + 2 * index, 9 + 2 * index]
+        assert_allclose(later[jnp.array(same)], one[jnp.array(same)], atol=1e-5)
+        assert_allclose(one[2 + 2 * index], np.sin(2 * np.pi * 0.5 / period), rtol=1e-5)
+    assert_array_equal(waves(x, 0), x)
+
+
+@pytest.mark.parametrize(("dim", "num_inputs"), [(2, 1 + 2 * 5), (3, 1 + 2 * 5), (4, 2)])
+def test_only_a_single_coordinate_has_waves(dim, num_inputs, rng_key):
+    def model():
+        numpyro.sample("z", dist.Normal(jnp.zeros(dim), 1.0).to_event(1))
+
+    trace = handlers.trace(handlers.seed(AutoRealNVP(model), rng_key)).get_trace()
+    # Of three coordinates one half is a single one, and the other a pair.
+    widths = {trace[f"auto_coupling{index}_weight0"]["value"].shape[0] for index in (0, 1)}
+    assert num_inputs in widths
 
 
 def test_the_coupling_limits_its_scale(rng):

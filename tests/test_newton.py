@@ -9,11 +9,13 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from closed_forms import CLOSED_FORMS, box
+from numpy.testing import assert_allclose
 from numpyro.infer.autoguide import AutoBNAFNormal
 
 from numpyro_dsn import DSN, DualNewton, MaxEntropyELBO, Status, behavior
 from numpyro_dsn.constraints import Moments
 from numpyro_dsn.guides import AutoRealNVP
+from numpyro_dsn.newton import attend
 
 SMALL = DualNewton(num_first=500, num_draws=200, num_flows=2, min_ess=50.0)
 
@@ -37,6 +39,21 @@ def truncated():
 
 def test_truncated_exponential(truncated):
     require_exact(truncated, CLOSED_FORMS["truncated exponential"])
+
+
+def test_attention_changes_no_mean_and_finds_rare_disagreement():
+    """The means of draws taken by attention and weighted by its inverse are those of the draws."""
+    rng = np.random.default_rng(0)
+    log_weights = jnp.asarray(rng.normal(size=1000))
+    log_ratio = jnp.asarray(rng.normal(0, 0.1, 1000)).at[7].set(-500.0)
+    weights = jax.nn.softmax(log_weights)
+    attention = attend(log_weights, log_ratio)
+    taken = weights * attention
+    assert_allclose(taken.sum(), 1.0, rtol=1e-5)
+    values = jnp.asarray(rng.normal(size=1000))
+    assert_allclose(taken @ (values / attention), weights @ values, rtol=1e-4, atol=1e-5)
+    # 100 times as often as an ordinary draw, whose ratio counts as 0.3 nats, and no more.
+    assert_allclose(attention[7] / attention.min(), 100.0, rtol=1e-5)
 
 
 # In ten dimensions the bound itself is too low: docs/solver.md.

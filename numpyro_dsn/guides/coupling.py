@@ -28,6 +28,8 @@ class AutoCoupling(AutoFlow):
         Number of couplings; each moves half of the coordinates. None is used in one dimension.
     hidden_dims
         Widths of the hidden layers of each coupling's network.
+    num_frequencies
+        Number of sines and of cosines of each coordinate that these networks see.
     num_bins
         Number of bins of each coordinate's last spline; splines of couplings have half as many.
     num_components, init_variance, prefix, init_loc_fn
@@ -42,6 +44,7 @@ class AutoCoupling(AutoFlow):
         *,
         num_layers: int = 6,
         hidden_dims: tuple[int, ...] = (50, 50),
+        num_frequencies: int = 5,
         num_bins: int = 16,
         num_components: int = 1,
         init_variance: float | None = None,
@@ -50,6 +53,7 @@ class AutoCoupling(AutoFlow):
     ) -> None:
         self.num_layers = num_layers
         self.hidden_dims = tuple(hidden_dims)
+        self.num_frequencies = num_frequencies
         self.num_bins = num_bins
         super().__init__(
             model,
@@ -65,7 +69,10 @@ class AutoCoupling(AutoFlow):
         for index in range(self.num_layers if dim > 1 else 0):
             conditioner, transformed = split(index, dim)
             num_outputs = self.coupling.num_outputs(len(transformed), self.num_bins // 2)
-            widths = (len(conditioner), *self.hidden_dims, num_outputs)
+            # Waves in one dimension only: in several they leave ripples between the draws.
+            num_frequencies = self.num_frequencies if len(conditioner) == 1 else 0
+            num_inputs = (2 * num_frequencies + 1) * len(conditioner)
+            widths = (num_inputs, *self.hidden_dims, num_outputs)
             layers = network_params(f"{self.prefix}_coupling{index}", widths)
             couplings.append(self.coupling(conditioner, transformed, layers))
         heights = numpyro.param(f"{self.prefix}_heights", jnp.zeros((dim, self.num_bins)))
@@ -86,7 +93,7 @@ def split(index: int, dim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def network_params(name: str, widths: tuple[int, ...]) -> list[tuple[Array, Array]]:
-    """Return weights and biases of a ReLU network as param sites; its output starts at zero."""
+    """Return weights and biases of a network as param sites; its output starts at zero."""
     last = len(widths) - 2
     layers = []
     for index, (num_in, num_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):

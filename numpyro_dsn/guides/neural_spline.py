@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from numpyro_dsn.guides.coupling import AutoCoupling
-from numpyro_dsn.guides.transforms import Coupling, MonotoneSpline, network
+from numpyro_dsn.guides.transforms import Coupling, MonotoneSpline
 
 
 class SplineCoupling(Coupling):
@@ -25,7 +25,7 @@ class SplineCoupling(Coupling):
         return num_transformed * (2 * num_bins + 2)
 
     def _spline_and_shift(self, vector: Array) -> tuple[MonotoneSpline, Array]:
-        output = network(self.layers, vector[..., list(self.conditioner)])
+        output = self._network(vector[..., list(self.conditioner)])
         output = output.reshape((*output.shape[:-1], len(self.transformed), -1))
         num_bins = (output.shape[-1] - 2) // 2
         heights, slopes, shift = jnp.split(output, [num_bins, 2 * num_bins + 1], axis=-1)

@@ -45,8 +45,8 @@ class Coupling(_Layer):
     transformed
         Indices that move.
     layers
-        Weights and biases of a ReLU network from the half that stays to the shape of the move:
-        pairs of arrays of shapes ``(num_in, num_out)`` and ``(num_out,)``.
+        Weights and biases of a :func:`network` from the :func:`waves` of the half that stays to
+        the shape of the move: pairs of arrays of shapes ``(num_in, num_out)`` and ``(num_out,)``.
     """
 
     def __init__(
@@ -63,6 +63,11 @@ class Coupling(_Layer):
     @abstractmethod
     def num_outputs(num_transformed: int, num_bins: int) -> int:
         """Return the width of the network's last layer."""
+
+    def _network(self, conditioner: Array) -> Array:
+        num_inputs = self.layers[0][0].shape[0]
+        num_frequencies = (num_inputs // len(self.conditioner) - 1) // 2
+        return network(self.layers, waves(conditioner, num_frequencies))
 
     def _join(self, conditioner: Array, transformed: Array) -> Array:
         order = np.argsort(self.conditioner + self.transformed)
@@ -92,7 +97,7 @@ class AffineCoupling(Coupling):
         return 2 * num_transformed
 
     def _log_scale_and_shift(self, vector: Array) -> tuple[Array, Array]:
-        output = network(self.layers, vector[..., list(self.conditioner)])
+        output = self._network(vector[..., list(self.conditioner)])
         log_scale, shift = jnp.split(output, 2, axis=-1)
         return MAX_LOG_SCALE * jnp.tanh(log_scale / MAX_LOG_SCALE), shift
 
@@ -218,7 +223,9 @@ class ElementwiseAffine(_Layer):
 
 
 def network(layers: Sequence[tuple[Array, Array]], x: Array) -> Array:
-    """Apply a ReLU network with a linear last layer.
+    r"""Apply a network with a linear last layer; its hidden units are :math:`x / (1 + e^{-x})`.
+
+    Smooth units, so that the log density of a flow has second derivatives.
 
     Parameters
     ----------
@@ -233,8 +240,35 @@ def network(layers: Sequence[tuple[Array, Array]], x: Array) -> Array:
     """
     *hidden, (weight, bias) = layers
     for hidden_weight, hidden_bias in hidden:
-        x = jax.nn.relu(jnp.matmul(x, hidden_weight) + hidden_bias)
+        x = jax.nn.silu(jnp.matmul(x, hidden_weight) + hidden_bias)
     return jnp.matmul(x, weight) + bias
+
+
+def waves(x: Array, num_frequencies: int) -> Array:
+    r"""Append sines and cosines of each input, with periods of 16, 8, 4, ... standard deviations.
+
+    .. math:: (x, \sin(2^k \pi x / 8), \cos(2^k \pi x / 8)), \qquad k = 0, \dots, K - 1
+
+    A network of x alone learns what changes fast in x late, or never.
+
+    Parameters
+    ----------
+    x
+        Inputs, shape ``(..., num_in)``.
+    num_frequencies
+        K.
+
+    Returns
+    -------
+    Features, shape ``(..., (2 * K + 1) * num_in)``.
+
+    References
+    ----------
+    Tancik et al. (2020), *Fourier features let networks learn high frequency functions in low
+    dimensional domains*, section 2.
+    """
+    phases = [2.0**k * np.pi / (2 * SPLINE_RANGE) * x for k in range(num_frequencies)]
+    return jnp.concatenate([x, *map(jnp.sin, phases), *map(jnp.cos, phases)], axis=-1)
 
 
 def _positive(x: Array) -> Array:
