@@ -46,6 +46,9 @@ ACCURACIES = (0.5, 0.6, 0.7, 0.8, 0.9)
 STRENGTHS = np.array([0.0, 0.3, 0.5, 0.675, 0.85, 1.0])
 """Shares of the activity that are silenced in the predictive check."""
 
+NUM_TRIALS, NUM_REPLICATES = 50, 4
+"""Trials of each task in a simulation, and simulations of each circuit."""
+
 SLACK = 0.05
 """How far responses may be from all-or-none; the tolerance of the draft's convergence test."""
 
@@ -95,6 +98,35 @@ def circuit(
         numpyro.deterministic(name, value)
 
 
+def ask_for(
+    sites: dict[str, Array], name: str, accuracy: float, std: float, num_published: int
+) -> None:
+    r"""State mean and variance over circuits of a response, as if of the published trials.
+
+    .. math:: E[f] = p, \qquad E[(\bar f - p)^2 + s^2 / N] = \sigma^2
+
+    :math:`\bar f` is the response to infinitely many trials and :math:`s^2` the variance of a
+    single one; both sides of the second equation belong to N published trials, and its left side
+    is estimated without bias from any number that is run.
+
+    Parameters
+    ----------
+    sites
+        Sites of the circuit.
+    name
+        ``"accuracy"`` or ``"response"``.
+    accuracy, std
+        p and :math:`\sigma`, the same in both tasks.
+    num_published
+        N.
+    """
+    value, square = sites[name], sites[f"{name}_square"]
+    deviation = square - 2 * accuracy * value + accuracy**2
+    spread = deviation + sites[f"{name}_variance"] / num_published
+    behavior("performance", value, Moments(np.full(2, accuracy)))
+    behavior("variance of performance", spread, Moments(np.full(2, std**2)))
+
+
 def accurate(sites: dict[str, Array], accuracy: float = 0.75, std: float = 0.075) -> None:
     """Ask for an accuracy in both tasks, as the published successor does.
 
@@ -103,10 +135,9 @@ def accurate(sites: dict[str, Array], accuracy: float = 0.75, std: float = 0.075
     sites
         Sites of the circuit.
     accuracy, std
-        Mean and standard deviation over circuits of the share of correct trials. The latter
-        includes the noise of finite trials.
+        Mean and standard deviation over circuits of the share of correct trials of 200.
     """
-    behavior("performance", sites["accuracy"], Moments(np.full(2, accuracy), np.full(2, std)))
+    ask_for(sites, "accuracy", accuracy, std, 200)
 
 
 def decided(sites: dict[str, Array], accuracy: float = 0.75, std: float = 0.15) -> None:
@@ -121,9 +152,9 @@ def decided(sites: dict[str, Array], accuracy: float = 0.75, std: float = 0.15) 
     sites
         Sites of the circuit.
     accuracy, std
-        Mean and standard deviation over circuits of the response.
+        Mean and standard deviation over circuits of the mean response in 500 trials.
     """
-    behavior("performance", sites["response"], Moments(np.full(2, accuracy), np.full(2, std)))
+    ask_for(sites, "response", accuracy, std, 500)
     behavior("all or none", sites["indecision"], AtMost(np.full(2, SLACK)))
     behavior("winner takes all", sites["contrast"], AtLeast(np.full(2, 1 - SLACK)))
 
@@ -139,7 +170,7 @@ def decided_as_drafted(sites: dict[str, Array], accuracy: float = 0.75, std: flo
     sites, accuracy, std
         As for :func:`decided`.
     """
-    behavior("performance", sites["response"], Moments(np.full(2, accuracy), np.full(2, std)))
+    ask_for(sites, "response", accuracy, std, 500)
     behavior("all or none", sites["indecision"], Moments(np.zeros(2)))
     behavior("winner takes all", sites["contrast"], Moments(np.ones(2)))
 
@@ -147,65 +178,26 @@ def decided_as_drafted(sites: dict[str, Array], accuracy: float = 0.75, std: flo
 class Setting(NamedTuple):
     """A circuit and a behavior that belong together.
 
-    num_weights, protocol, num_trials
+    num_weights, protocol
         Arguments of :func:`circuit`.
     behavior
-        Function of sites, accuracy and standard deviation.
-    std
-        Standard deviation of the accuracy over circuits.
+        Function of sites and accuracy.
     """
 
     num_weights: int
     protocol: Protocol
-    num_trials: int
     behavior: Any
-    std: float
 
 
-SETTINGS = {
-    "successor": Setting(4, SUCCESSOR, 200, accurate, 0.075),
-    "draft": Setting(8, DRAFT, 500, decided, 0.15),
-}
-
-
-def std_of_trials(std: float, accuracy: float, num_published: int, num_trials: int) -> float:
-    r"""Return the standard deviation that asks the same of circuits with other trial numbers.
-
-    .. math:: \sigma_N^2 = V + \frac{p (1 - p) - V}{N}
-
-    where V is the variance of the accuracy of infinitely many trials, the same for both numbers.
-    Exact if every trial is right or wrong.
-
-    Parameters
-    ----------
-    std
-        Standard deviation of the accuracy that was published.
-    accuracy
-        Its mean p.
-    num_published, num_trials
-        Number of trials that it was published for, and that are run.
-
-    Raises
-    ------
-    ValueError
-        If the noise of the published trials alone exceeds the standard deviation.
-    """
-    single = accuracy * (1 - accuracy)
-    between = (std**2 - single / num_published) / (1 - 1 / num_published)
-    if between <= 0:
-        raise ValueError(
-            f"`std` is {std}, but {num_published} trials of accuracy {accuracy} alone have "
-            f"{(single / num_published) ** 0.5:.3f}; ask for more."
-        )
-    return (between + (single - between) / num_trials) ** 0.5
+SETTINGS = {"successor": Setting(4, SUCCESSOR, accurate), "draft": Setting(8, DRAFT, decided)}
 
 
 def problem(
-    name: str = "successor", accuracy: float = 0.75, num_trials: int | None = None
+    name: str = "successor", accuracy: float = 0.75, num_trials: int = NUM_TRIALS
 ) -> tuple[Any, Any]:
     """Return the model and the behavior of a setting.
 
-    With another number of trials, the standard deviation is that of the same circuits.
+    The behavior asks the same of a circuit whatever the number of trials is.
 
     Parameters
     ----------
@@ -214,21 +206,19 @@ def problem(
     accuracy
         Accuracy in both tasks.
     num_trials
-        Number of trials of each task; the published number by default, and at least 2.
+        Number of trials of each task that are run, at least 2.
 
     Raises
     ------
     ValueError
-        If the number of trials is less than 2, where accuracy says nothing about a circuit.
+        If the number of trials is less than 2, which have no variance.
     """
     setting = SETTINGS[name]
-    trials = setting.num_trials if num_trials is None else num_trials
-    if trials < 2:
-        raise ValueError(f"`num_trials` must be at least 2, but is {trials}.")
+    if num_trials < 2:
+        raise ValueError(f"`num_trials` must be at least 2, but is {num_trials}.")
     # Bound here and not given to `run`, where a number of trials could become a tracer.
-    model = partial(circuit, setting.num_weights, trials, setting.protocol)
-    std = std_of_trials(setting.std, accuracy, setting.num_trials, trials)
-    return model, partial(setting.behavior, accuracy=accuracy, std=std)
+    model = partial(circuit, setting.num_weights, num_trials, setting.protocol)
+    return model, partial(setting.behavior, accuracy=accuracy)
 
 
 def fit(
@@ -236,8 +226,8 @@ def fit(
     accuracy: float,
     seed: int,
     num_epochs: int,
-    num_trials: int | None = None,
-    num_replicates: int = 2,
+    num_trials: int = NUM_TRIALS,
+    num_replicates: int = NUM_REPLICATES,
 ) -> DSNResult:
     """Fit one accuracy.
 
@@ -320,8 +310,8 @@ def main() -> None:
     parser.add_argument("--accuracy", type=float, default=0.75)
     parser.add_argument("--all", action="store_true", help=f"fit all of {ACCURACIES}")
     parser.add_argument("--num-epochs", type=int, default=30)
-    parser.add_argument("--num-trials", type=int, help="trials of each task")
-    parser.add_argument("--num-replicates", type=int, default=2)
+    parser.add_argument("--num-trials", type=int, default=NUM_TRIALS)
+    parser.add_argument("--num-replicates", type=int, default=NUM_REPLICATES)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     from models import sc_figures  # matplotlib is only needed here

@@ -97,8 +97,12 @@ class Responses(NamedTuple):
 
     accuracy
         Share of trials in which the Pro unit of the correct side wins.
-    response
-        Mean activity of that unit.
+    accuracy_square
+        Estimate of the square of the accuracy of infinitely many trials, without bias.
+    accuracy_variance
+        Variance over trials of the same, without bias: s^2 of a single trial.
+    response, response_square, response_variance
+        Mean activity of that unit, and the same of it.
     indecision
         Mean of v (1 - v) of that unit: how much the variance of v falls short of m (1 - m), that
         of a response which is either 0 or 1 with mean m.
@@ -107,7 +111,11 @@ class Responses(NamedTuple):
     """
 
     accuracy: Array
+    accuracy_square: Array
+    accuracy_variance: Array
     response: Array
+    response_square: Array
+    response_variance: Array
     indecision: Array
     contrast: Array
 
@@ -319,7 +327,7 @@ def responses(v: Array) -> Responses:
     .. math:: \mathrm{accuracy} = \frac1N \sum_n
               \mathrm{sigmoid}(100 (v_{\mathrm{correct}} - v_{\mathrm{wrong}}))
 
-    Each is a mean over trials, so none is biased by their number; their noise is.
+    The expectation of each is the same for every number of trials from two on; their noise is not.
 
     Parameters
     ----------
@@ -332,12 +340,19 @@ def responses(v: Array) -> Responses:
     """
     left, right = v[LP], v[RP]
     correct, wrong = (jnp.stack(pair) for pair in ((left[0], right[1]), (right[0], left[1])))
+    wins = jax.nn.sigmoid(SHARPNESS * (correct - wrong))
     return Responses(
-        accuracy=jax.nn.sigmoid(SHARPNESS * (correct - wrong)).mean(-1),
-        response=correct.mean(-1),
+        *_unbiased_moments(wins),
+        *_unbiased_moments(correct),
         indecision=(correct * (1 - correct)).mean(-1),
         contrast=((correct - wrong) ** 2).mean(-1),
     )
+
+
+def _unbiased_moments(trials: Array) -> tuple[Array, Array, Array]:
+    """Return the mean over trials, an estimate of its expectation's square, and the variance."""
+    mean, variance = trials.mean(-1), trials.var(-1, ddof=1)
+    return mean, mean**2 - variance / trials.shape[-1], variance
 
 
 def _times() -> np.ndarray:

@@ -13,6 +13,9 @@ from numpyro.infer.initialization import init_to_uniform
 from numpyro_dsn.guides.flow import AutoFlow
 from numpyro_dsn.guides.transforms import Coupling, MonotoneSpline
 
+MAX_SINGLE = 8
+"""Largest dimension in which couplings move a single coordinate."""
+
 
 class AutoCoupling(AutoFlow):
     """Couplings of one kind, then a monotone spline on each coordinate.
@@ -25,7 +28,8 @@ class AutoCoupling(AutoFlow):
     model
         A NumPyro model. Sites marked with ``simulator()`` are no latents.
     num_layers
-        Number of couplings; each moves half of the coordinates. None is used in one dimension.
+        Number of couplings, of which none is used in one dimension. By default two for each
+        coordinate, but at least six; six where a coupling moves half of the coordinates.
     hidden_dims
         Widths of the hidden layers of each coupling's network.
     num_frequencies
@@ -42,7 +46,7 @@ class AutoCoupling(AutoFlow):
         self,
         model: Callable,
         *,
-        num_layers: int = 6,
+        num_layers: int | None = None,
         hidden_dims: tuple[int, ...] = (50, 50),
         num_frequencies: int = 5,
         num_bins: int = 16,
@@ -66,7 +70,10 @@ class AutoCoupling(AutoFlow):
     def _layers(self) -> list[Transform]:
         dim = self.latent_dim
         couplings = []
-        for index in range(self.num_layers if dim > 1 else 0):
+        num_layers = self.num_layers
+        if num_layers is None:
+            num_layers = max(2 * dim, 6) if dim <= MAX_SINGLE else 6
+        for index in range(num_layers if dim > 1 else 0):
             conditioner, transformed = split(index, dim)
             num_outputs = self.coupling.num_outputs(len(transformed), self.num_bins // 2)
             # Waves in one dimension only: in several they leave ripples between the draws.
@@ -83,9 +90,13 @@ class AutoCoupling(AutoFlow):
 def split(index: int, dim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the coordinates that stay and those that move in the coupling of this index.
 
-    Couplings come in pairs that move complementary halves; each pair halves the coordinates
-    anew, at random but the same in every run.
+    In a few dimensions a coupling moves one coordinate, given all others: solutions lie on thin
+    sheets, and one coupling can bend a whole sheet. In many, couplings come in pairs that move
+    complementary halves. Which come together is random, but the same in every run.
     """
+    if dim <= MAX_SINGLE:
+        moved = int(np.random.default_rng(index // dim).permutation(dim)[index % dim])
+        return tuple(i for i in range(dim) if i != moved), (moved,)
     order = np.random.default_rng(index // 2).permutation(dim)
     first, second = order[: dim // 2], order[dim // 2 :]
     halves = (first, second) if index % 2 else (second, first)
