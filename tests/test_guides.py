@@ -49,13 +49,13 @@ def random_network(rng, num_in, num_out, weight):
 
 
 def coupling(rng, dim, weight=1.0):
-    conditioner, transformed = split(0, dim)
+    conditioner, transformed = split(0, dim, (dim + 1) // 2)
     layers = random_network(rng, len(conditioner), 2 * len(transformed), weight)
     return AffineCoupling(conditioner, transformed, layers)
 
 
 def spline_coupling(rng, dim, weight=1.0, num_bins=4):
-    conditioner, transformed = split(0, dim)
+    conditioner, transformed = split(0, dim, (dim + 1) // 2)
     # Heights, slopes and a shift for each coordinate that moves.
     num_out = (2 * num_bins + 2) * len(transformed)
     layers = random_network(rng, len(conditioner), num_out, weight)
@@ -63,7 +63,7 @@ def spline_coupling(rng, dim, weight=1.0, num_bins=4):
 
 
 def waves_coupling(rng, dim):
-    conditioner, transformed = split(0, dim)
+    conditioner, transformed = split(0, dim, (dim + 1) // 2)
     layers = random_network(rng, (2 * 3 + 1) * len(conditioner), 2 * len(transformed), 1.0)
     return AffineCoupling(conditioner, transformed, layers)
 
@@ -85,11 +85,10 @@ def affine(rng, dim):
 LAYERS = {
     "coupling-2": (coupling, 2),
     "coupling-5": (coupling, 5),
-    "coupling-10": (coupling, 10),
     "coupling with waves-2": (waves_coupling, 2),
     "coupling with waves-5": (waves_coupling, 5),
     "spline coupling-2": (spline_coupling, 2),
-    "spline coupling-10": (spline_coupling, 10),
+    "spline coupling-5": (spline_coupling, 5),
     "spline-1": (spline, 1),
     "spline-2": (spline, 2),
     "spline-5": (spline, 5),
@@ -207,8 +206,8 @@ def test_a_layer_is_finite_far_out(name, rng):
     assert jnp.all(jnp.isfinite(y))
     assert jnp.all(jnp.isfinite(log_det))
     assert all(jnp.all(jnp.isfinite(leaf)) for leaf in gradients)
-    # The inverse divides by at least exp(-3) or by a slope of order one.
-    assert_allclose(back, corners, rtol=1e3 * epsilon())
+    # The inverse divides by at least exp(-3), or by a slope of at least 1e-3; a few roundings.
+    assert_allclose(back, corners, rtol=5e3 * epsilon())
 
 
 @pytest.mark.parametrize("num_bins", [1, 2, 3, 8, 16])
@@ -229,7 +228,7 @@ def test_zero_parameters_make_a_coupling_the_identity(constructor, rng):
 
 
 @pytest.mark.parametrize("constructor", [coupling, spline_coupling])
-@pytest.mark.parametrize("dim", [3, 10])
+@pytest.mark.parametrize("dim", [2, 5])
 def test_a_coupling_moves_some_by_a_function_of_the_others(constructor, dim, rng):
     x = jnp.asarray(rng.normal(size=dim))
     layer = constructor(rng, dim)
@@ -253,7 +252,7 @@ def test_waves_have_periods_of_16_8_and_4():
     assert_array_equal(waves(x, 0), x)
 
 
-@pytest.mark.parametrize(("dim", "num_inputs"), [(2, 1 + 2 * 5), (3, 2), (10, 5)])
+@pytest.mark.parametrize(("dim", "num_inputs"), [(2, 1 + 2 * 5), (3, 1 + 2 * 5), (4, 2)])
 def test_only_a_single_coordinate_has_waves(dim, num_inputs, rng_key):
     def model():
         numpyro.sample("z", dist.Normal(jnp.zeros(dim), 1.0).to_event(1))
@@ -268,29 +267,28 @@ def test_the_coupling_limits_its_scale(rng):
     assert abs(log_scale) <= MAX_LOG_SCALE * len(layer.transformed)
 
 
-@pytest.mark.parametrize("dim", [9, 12])
-def test_a_pair_of_couplings_moves_every_coordinate(dim):
-    for pair in range(4):
-        moved = [split(index, dim)[1] for index in (2 * pair, 2 * pair + 1)]
-        assert sorted(moved[0] + moved[1]) == list(range(dim))
-        assert all(set(split(i, dim)[0]).isdisjoint(split(i, dim)[1]) for i in range(4))
-
-
-@pytest.mark.parametrize("dim", [2, 3, 8])
-def test_in_few_dimensions_every_coordinate_moves_alone_in_turn(dim):
-    for sweep in range(3):
-        splits = [split(index, dim) for index in range(sweep * dim, (sweep + 1) * dim)]
-        assert sorted(moved for _, moved in splits) == [(i,) for i in range(dim)]
+@pytest.mark.parametrize(("dim", "size"), [(2, 1), (5, 3), (4, 1), (7, 3)])
+def test_couplings_move_every_coordinate_in_turn(dim, size):
+    number = -(-dim // size)
+    for turn in range(3):
+        splits = [split(index, dim, size) for index in range(turn * number, (turn + 1) * number)]
+        assert sorted(i for _, moved in splits for i in moved) == list(range(dim))
         assert all(sorted(stays + moved) == list(range(dim)) for stays, moved in splits)
+        assert all(len(moved) == size for _, moved in splits[:-1])
+    assert len({split(number * turn, dim, size)[1] for turn in range(9)}) > 1
 
 
-@pytest.mark.parametrize(("dim", "number"), [(1, 0), (2, 6), (4, 8), (8, 16), (10, 6)])
-def test_the_number_of_couplings_suits_the_dimension(dim, number, rng_key):
+def test_the_number_of_coordinates_that_move_is_checked(rng_key):
     def model():
-        numpyro.sample("z", dist.Normal(jnp.zeros(dim), 1.0).to_event(1))
+        numpyro.sample("z", dist.Normal(jnp.zeros(3), 1.0).to_event(1))
 
-    trace = handlers.trace(handlers.seed(AutoRealNVP(model), rng_key)).get_trace()
-    assert sum(name.endswith("_weight0") for name in trace) == number
+    with pytest.raises(ValueError, match="must be at least 1, but is 0"):
+        AutoRealNVP(model, num_transformed=0)
+    with pytest.raises(ValueError, match="is 3, of 3 coordinates; one must stay"):
+        handlers.seed(AutoRealNVP(model, num_transformed=3), rng_key)()
+    guide = AutoRealNVP(model, num_transformed=1, num_frequencies=0)
+    trace = handlers.trace(handlers.seed(guide, rng_key)).get_trace()
+    assert trace["auto_coupling0_weight0"]["value"].shape[0] == 2
 
 
 @pytest.mark.parametrize("weight", [1.0, 3.0, 10.0])

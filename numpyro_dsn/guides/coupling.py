@@ -13,9 +13,6 @@ from numpyro.infer.initialization import init_to_uniform
 from numpyro_dsn.guides.flow import AutoFlow
 from numpyro_dsn.guides.transforms import Coupling, MonotoneSpline
 
-MAX_SINGLE = 8
-"""Largest dimension in which couplings move a single coordinate."""
-
 
 class AutoCoupling(AutoFlow):
     """Couplings of one kind, then a monotone spline on each coordinate.
@@ -28,8 +25,11 @@ class AutoCoupling(AutoFlow):
     model
         A NumPyro model. Sites marked with ``simulator()`` are no latents.
     num_layers
-        Number of couplings, of which none is used in one dimension. By default two for each
-        coordinate, but at least six; six where a coupling moves half of the coordinates.
+        Number of couplings. None is used in one dimension.
+    num_transformed
+        Number of coordinates that a coupling moves, given all others; half of them by default.
+        With one, a single coupling can bend a thin sheet, so that fewer make a good fit; but
+        where draws are few its networks, of more inputs, guess wrongly.
     hidden_dims
         Widths of the hidden layers of each coupling's network.
     num_frequencies
@@ -46,7 +46,8 @@ class AutoCoupling(AutoFlow):
         self,
         model: Callable,
         *,
-        num_layers: int | None = None,
+        num_layers: int = 6,
+        num_transformed: int | None = None,
         hidden_dims: tuple[int, ...] = (50, 50),
         num_frequencies: int = 5,
         num_bins: int = 16,
@@ -55,7 +56,10 @@ class AutoCoupling(AutoFlow):
         prefix: str = "auto",
         init_loc_fn: Callable = init_to_uniform,
     ) -> None:
+        if num_transformed is not None and num_transformed < 1:
+            raise ValueError(f"`num_transformed` must be at least 1, but is {num_transformed}.")
         self.num_layers = num_layers
+        self.num_transformed = num_transformed
         self.hidden_dims = tuple(hidden_dims)
         self.num_frequencies = num_frequencies
         self.num_bins = num_bins
@@ -70,11 +74,11 @@ class AutoCoupling(AutoFlow):
     def _layers(self) -> list[Transform]:
         dim = self.latent_dim
         couplings = []
-        num_layers = self.num_layers
-        if num_layers is None:
-            num_layers = max(2 * dim, 6) if dim <= MAX_SINGLE else 6
-        for index in range(num_layers if dim > 1 else 0):
-            conditioner, transformed = split(index, dim)
+        size = (dim + 1) // 2 if self.num_transformed is None else self.num_transformed
+        if dim > 1 and size >= dim:
+            raise ValueError(f"`num_transformed` is {size}, of {dim} coordinates; one must stay.")
+        for index in range(self.num_layers if dim > 1 else 0):
+            conditioner, transformed = split(index, dim, size)
             num_outputs = self.coupling.num_outputs(len(transformed), self.num_bins // 2)
             # Waves in one dimension only: in several they leave ripples between the draws.
             num_frequencies = self.num_frequencies if len(conditioner) == 1 else 0
@@ -87,20 +91,18 @@ class AutoCoupling(AutoFlow):
         return [*couplings, MonotoneSpline(heights, slopes)]
 
 
-def split(index: int, dim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def split(index: int, dim: int, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the coordinates that stay and those that move in the coupling of this index.
 
-    In a few dimensions a coupling moves one coordinate, given all others: solutions lie on thin
-    sheets, and one coupling can bend a whole sheet. In many, couplings come in pairs that move
-    complementary halves. Which come together is random, but the same in every run.
+    In turn all coordinates move, ``size`` at a time; each turn divides them anew, at random but the
+    same in every run.
     """
-    if dim <= MAX_SINGLE:
-        moved = int(np.random.default_rng(index // dim).permutation(dim)[index % dim])
-        return tuple(i for i in range(dim) if i != moved), (moved,)
-    order = np.random.default_rng(index // 2).permutation(dim)
-    first, second = order[: dim // 2], order[dim // 2 :]
-    halves = (first, second) if index % 2 else (second, first)
-    return tuple(int(i) for i in halves[0]), tuple(int(i) for i in halves[1])
+    turn, part = divmod(index, -(-dim // size))
+    order = np.random.default_rng(turn).permutation(dim)
+    end = dim - part * size
+    transformed = order[max(end - size, 0) : end]
+    conditioner = np.setdiff1d(order, transformed, assume_unique=True)
+    return tuple(int(i) for i in conditioner), tuple(int(i) for i in transformed)
 
 
 def network_params(name: str, widths: tuple[int, ...]) -> list[tuple[Array, Array]]:
