@@ -371,8 +371,9 @@ class DSNResult:
         draws = fit.flow.simulate(noise_key, flat)
         tilt = jnp.where(draws.finite, exponent(eta, draws.statistics, draws.noise), -jnp.inf)
         log_weights = tilt + density["log_prior"] - density["log_q"]
-        chosen = jax.random.categorical(choose_key, log_weights, shape=(num_samples,))
-        ess = 1 / jnp.sum(jax.nn.softmax(log_weights) ** 2)
+        weights = jax.nn.softmax(log_weights)
+        chosen = jax.random.choice(choose_key, num_draws, (num_samples,), p=weights)
+        ess = 1 / jnp.sum(weights**2)
         return jax.tree.map(lambda leaf: leaf[chosen], sites), ess
 
     def _simulate(self, args: tuple, kwargs: dict) -> Any:

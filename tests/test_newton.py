@@ -94,13 +94,15 @@ def test_certificate_of_a_good_fit(truncated, capsys):
 
 
 def test_corrected_draws_meet_the_target(truncated):
-    sites, ess = truncated.draw_corrected(jax.random.key(1), 4000)
+    number = 30_000  # the noise of all choices at once would take 36 GB
+    sites, ess = truncated.draw_corrected(jax.random.key(1), number)
     draws = sites["f"]
-    assert np.array_equal(truncated.sample(jax.random.key(1), 4000, corrected=True)["f"], draws)
+    again = truncated.sample(jax.random.key(1), number, corrected=True)["f"]
+    assert np.array_equal(again, draws)
     # Resampled draws repeat: the error is that of the effective draws that they come from, and
-    # that of choosing 4000 of them.
-    assert 4000 < ess <= 40_000
-    assert abs(draws.mean() - 0.3) < 4 * draws.std() * np.sqrt(1 / ess + 1 / 4000)
+    # that of choosing some of them.
+    assert number < ess <= 10 * number
+    assert abs(draws.mean() - 0.3) < 4 * draws.std() * np.sqrt(1 / ess + 1 / number)
 
 
 def test_the_certificate_is_in_the_inference_data(truncated):
