@@ -4,6 +4,7 @@ import os
 import zlib
 
 import jax
+import numpy as np
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # for subprocesses; jax itself was imported before
@@ -19,6 +20,30 @@ GUARDED_CONFIG = ("jax_enable_x64", "jax_numpy_rank_promotion")
 def rng_key(request: pytest.FixtureRequest) -> jax.Array:
     """A key of its own for each test, the same in every run."""
     return jax.random.key(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Leave out XLA's optimization: compiling takes far longer than small programs run."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def x64():
+    """Compute in double precision."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture
+def rng(rng_key: jax.Array) -> np.random.Generator:
+    """A generator of its own for each test: draws of NumPy need no compilation."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(rng_key)))
 
 
 @pytest.fixture

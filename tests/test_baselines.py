@@ -13,6 +13,8 @@ from scipy.stats import norm
 from numpyro_dsn import baselines, behavior
 from numpyro_dsn.constraints import AtMost, Moments
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 DECAY = CLOSED_FORMS["truncated exponential"]
 """One parameter on [0, 1] with mean 0.3."""
 
@@ -20,14 +22,6 @@ TOLERANCE = 0.1
 """Conditioned on f = z within 0.1 of 0.3, the uniform prior becomes uniform on [0.2, 0.4]."""
 
 NOISE, TARGET, STD = 0.5, 0.5, 0.5**0.5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_fast():
-    """Compiling takes far longer than these small programs run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def decay_problem():

@@ -13,6 +13,8 @@ from numpyro.infer.autoguide import AutoDiagonalNormal
 from numpyro_dsn import DSN, PenaltyMethod, baselines, compare
 from numpyro_dsn.constraints import AtMost, Moments
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IS_TREE = int(arviz.__version__.split(".")[0]) >= 1
 NUM_CELLS = 2
 COORDS = {"input": ["left", "right"]}
@@ -29,13 +31,6 @@ def circuit():
         rate = numpyro.deterministic("rate", g + w.sum(-1))
     noise = 0.1 * jax.random.normal(numpyro.prng_key())
     numpyro.deterministic("sum", rate.sum() + noise)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_fast():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

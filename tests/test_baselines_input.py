@@ -27,13 +27,6 @@ def problem(constraint=None, **kwargs):
     return baselines.problem(circuit, {"f": constraint or Moments(1.0, std=0.1)}, **kwargs)
 
 
-@pytest.fixture(scope="module")
-def _few_optimizations():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def untrained(guide):
     dsn = DSN(circuit, {"f": Moments(1.0)}, guide, multipliers=PenaltyMethod(num_batches=10))
     with pytest.warns(match="not met yet"):
@@ -59,7 +52,7 @@ def test_source_must_be_a_fit_or_a_problem(engine):
         engine(KEY, circuit)
 
 
-@pytest.mark.usefixtures("_few_optimizations", "numpyro_ranks")
+@pytest.mark.usefixtures("quick_compilation", "numpyro_ranks")
 @pytest.mark.parametrize("engine", TILTED)
 def test_fit_without_a_certificate_is_refused(engine):
     without_inverse = untrained(AutoBNAFNormal(circuit, num_flows=1, hidden_factors=[2]))
@@ -67,7 +60,7 @@ def test_fit_without_a_certificate_is_refused(engine):
         engine(KEY, without_inverse)
 
 
-@pytest.mark.usefixtures("_few_optimizations")
+@pytest.mark.usefixtures("quick_compilation")
 def test_fit_whose_certificate_knows_nothing_is_refused():
     fit = untrained(AutoDiagonalNormal(circuit))
     # As of a fit that diverged; to compute one takes longer than all other tests.

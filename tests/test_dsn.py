@@ -1,83 +1,30 @@
 """Runs: reproducible, continuable, interruptible, and frank about how they ended."""
 
 import warnings
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-import numpyro.distributions as dist
-import optax
 import pytest
-from numpyro import handlers
-from numpyro.infer.autoguide import (
-    AutoBNAFNormal,
-    AutoDelta,
-    AutoDiagonalNormal,
-    AutoIAFNormal,
-    AutoMultivariateNormal,
-)
-from numpyro.infer.initialization import init_to_value
 from scipy.special import logit
 from scipy.stats import norm
+from small_fits import (
+    NUM_DRAWS,
+    are_identical,
+    draw_parameters,
+    make_dsn,
+)
 
-from numpyro_dsn import DSN, DSNWarning, PenaltyMethod, Status, simulator
-from numpyro_dsn.constraints import AtLeast, AtMost, Between, Moments
-from numpyro_dsn.guides import AutoRealNVP
+from numpyro_dsn import DSN, DSNWarning, PenaltyMethod, Status
+from numpyro_dsn.constraints import Moments
 
-pytestmark = pytest.mark.filterwarnings("ignore:The fit has not converged:numpyro_dsn.DSNWarning")
-
-NUM_DRAWS = 500
-"""Draws that measure an epoch: 10 batches of 50."""
+pytestmark = [
+    pytest.mark.usefixtures("quick_compilation"),
+    pytest.mark.filterwarnings("ignore:The fit has not converged:numpyro_dsn.DSNWarning"),
+]
 
 MEASURED = ("entropy", "kl_to_prior", "mean", "mean_se", "scale", "violation", "multipliers")
-
-FAR = {"total": Moments(1.0, std=0.5)}
-
-
-def draw_parameters():
-    return numpyro.sample("z", dist.Uniform(-2 * jnp.ones(2), 2.0).to_event(1))
-
-
-def circuit():
-    numpyro.deterministic("total", draw_parameters().sum())
-
-
-def gaussian(model):
-    """A guide that compiles fast; u ~ N(0, 1) in unconstrained space."""
-    center = init_to_value(values={"z": jnp.zeros(2)})
-    return AutoDiagonalNormal(model, init_loc_fn=center, init_scale=1.0)
-
-
-def make_dsn(model=circuit, asked=FAR, guide=gaussian, **settings):
-    settings = {
-        "multipliers": PenaltyMethod(num_batches=10),
-        "num_particles": NUM_DRAWS // 10,
-        "num_steps": 20,
-    } | settings
-    return DSN(model, asked, guide(model), **settings)
-
-
-def leaves(tree):
-    def to_numpy(leaf):
-        is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
-
-    return [to_numpy(leaf) for leaf in jax.tree.leaves(tree)]
-
-
-def are_identical(one, other):
-    pairs = zip(leaves(one), leaves(other), strict=True)
-    return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_fast():
-    """Compiling takes far longer than these small programs run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -322,179 +269,3 @@ def test_progress_is_silent_on_request_and_in_ci(dsn, in_ci, progress_bar, monke
     dsn.run(jax.random.key(0), num_epochs=1, progress_bar=progress_bar)
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""
-
-
-# What is accepted --------------------------------------------------------------------------------
-
-
-def test_double_precision():
-    with jax.enable_x64(True):
-        fit = make_dsn().run(jax.random.key(0), num_epochs=1)
-        draws = fit.sample(jax.random.key(1), 10)
-        density = fit.log_prob(draws)
-    floats = [leaf for leaf in leaves(fit.history) if leaf.dtype.kind == "f"]
-    assert {leaf.dtype for leaf in [*floats, *leaves(fit.params)]} == {np.dtype(np.float64)}
-    assert draws["z"].dtype == density.dtype == jnp.float64
-    assert np.all(np.isfinite(density))
-
-
-@pytest.mark.parametrize(
-    ("guide", "optim"),
-    [
-        (partial(AutoMultivariateNormal), optax.adam(1e-2)),
-        (partial(AutoIAFNormal, num_flows=1, hidden_dims=[4]), numpyro.optim.SGD(1e-2)),
-        (partial(AutoBNAFNormal, num_flows=1, hidden_factors=[2]), None),
-    ],
-    ids=["multivariate-normal-optax", "iaf-sgd", "bnaf-default"],
-)
-@pytest.mark.usefixtures("numpyro_ranks")
-def test_guides_and_optimizers(guide, optim):
-    dsn = make_dsn(guide=guide, optim=optim, num_steps=2)
-    fit = dsn.run(jax.random.key(0), num_epochs=1)
-    start = dsn.get_params(dsn.init(jax.random.key(0)))
-    moved = [not np.array_equal(start[name], fit.params[name]) for name in start]
-    assert any(moved)
-    assert np.isfinite(fit.entropy)
-    assert fit.history.epochs.skipped[1] == 0
-    draws, densities = fit.draw_chain(jax.random.key(1), 0, 100)
-    assert draws["z"].shape == (100, 2)
-    if guide.func is AutoBNAFNormal:
-        with pytest.raises(NotImplementedError):
-            fit.log_prob(draws)
-    else:
-        np.testing.assert_allclose(fit.log_prob(draws), densities["log_q"], rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("optim", ["adam", numpyro.optim.Adam, 1e-3, optax.adam])
-def test_wrong_optimizer(optim):
-    with pytest.raises(TypeError, match="`optim` must be a NumPyro or optax optimizer"):
-        make_dsn(optim=optim)
-
-
-@pytest.mark.parametrize(
-    "guide", [lambda model: AutoRealNVP, lambda model: model, AutoDelta], ids=["class", "f", "map"]
-)
-def test_wrong_guide(guide):
-    with pytest.raises(TypeError, match="`guide` must be a continuous AutoGuide"):
-        make_dsn(guide=guide).init(jax.random.key(0))
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("num_particles", 1), ("num_steps", 0), ("num_chains", 0)]
-)
-def test_bad_counts(name, value):
-    with pytest.raises(ValueError, match=f"`{name}` must be at least {value + 1}, but is {value}"):
-        make_dsn(**{name: value})
-
-
-def noisy_circuit():
-    """Unit noise from a key, and Poisson and normal noise from sites."""
-    z = draw_parameters()
-    jitter = numpyro.deterministic("jitter", jax.random.normal(numpyro.prng_key()))
-    with simulator():
-        current = numpyro.sample("current", dist.Normal(z[0], 2.0))
-        spikes = numpyro.sample("spikes", dist.Poisson(3.0))
-    numpyro.deterministic("total", z.sum() + jitter + current + spikes)
-
-
-def hide(*names):
-    return lambda model: gaussian(handlers.block(model, hide=names))
-
-
-@pytest.mark.parametrize(
-    ("guide", "seen"),
-    [
-        (gaussian, r"\['current', 'spikes', 'z'\]"),
-        (hide("spikes"), r"\['current', 'z'\]"),
-        (hide("current"), r"\['spikes', 'z'\]"),
-        (hide("current", "spikes", "z"), r"\[\]"),
-    ],
-)
-def test_guide_with_other_latents_than_the_model(guide, seen):
-    with pytest.raises(ValueError, match=rf"latent sites {seen} but the model has \['z'\]; noise"):
-        make_dsn(noisy_circuit, guide=guide).init(jax.random.key(0))
-
-
-@pytest.fixture(scope="module")
-def noisy_fit():
-    """At a learning rate of zero epochs differ by their draws and their noise alone."""
-    guide = hide("current", "spikes")
-    dsn = make_dsn(noisy_circuit, guide=guide, optim=numpyro.optim.SGD(0.0))
-    return dsn.run(jax.random.key(0), num_epochs=2)
-
-
-def test_simulator_noise_is_fresh_in_every_draw(noisy_fit, rng_key):
-    assert list(noisy_fit.fit.program.latents) == ["z"]
-    size = 4000
-    draws = noisy_fit.sample(rng_key, size)
-    # Value, mean, variance, fourth central moment.
-    noises = {
-        "jitter": (draws["jitter"], 0, 1, 3),
-        "current": (draws["current"] - draws["z"][:, 0], 0, 4, 48),
-        "spikes": (draws["spikes"], 3, 3, 3 + 3 * 9),
-    }
-    for name, (noise, mean, variance, fourth) in noises.items():
-        assert abs(noise.mean() - mean) < 4 * np.sqrt(variance / size), name
-        assert abs(noise.var() - variance) < 4 * np.sqrt((fourth - variance**2) / size), name
-        assert abs(np.corrcoef(noise, draws["z"][:, 1])[0, 1]) < 4 / np.sqrt(size), name
-
-
-def test_simulator_noise_is_fresh_in_every_epoch(noisy_fit):
-    means = noisy_fit.history.epochs.mean[:, 0, 0]
-    assert len(set(means)) == 3
-    # Each coordinate of z has variance v, and the first counts twice.
-    u = np.random.default_rng(0).normal(size=100_000)
-    v = (4 / (1 + np.exp(-u)) - 2).var()
-    assert np.all(np.abs(means - 3) < 4 * np.sqrt((5 * v + 1 + 4 + 3) / NUM_DRAWS))
-
-
-def test_model_arguments():
-    traces = []
-
-    def scaled(weights, *, shift=0.0):
-        traces.append(None)
-        numpyro.deterministic("total", jnp.dot(weights, draw_parameters()) + shift)
-
-    dsn = DSN(
-        scaled,
-        FAR,
-        gaussian(scaled),
-        multipliers=PenaltyMethod(num_batches=10),
-        num_particles=50,
-    )
-    weights = jnp.array([1.0, 2.0])
-    first = dsn.init(jax.random.key(0), weights).history.epochs.mean[0, 0, 0]
-    num_traces = len(traces)
-    again = dsn.init(jax.random.key(0), jnp.array([1.0, 2.0])).history.epochs.mean[0, 0, 0]
-    assert len(traces) == num_traces  # equal arguments
-    assert again == first
-    shifted = dsn.run(jax.random.key(0), weights, shift=5.0, num_epochs=0)
-    assert len(traces) > num_traces
-    np.testing.assert_allclose(shifted.history.epochs.mean[0, 0, 0], first + 5, rtol=1e-5)
-
-
-def test_inequalities(capsys):
-    asked = {"a": AtLeast(1.5), "b": AtMost(-1.5), "c": Between(-1.0, 1.0), "d": AtLeast(-1.9)}
-
-    def parts():
-        z = draw_parameters()
-        for index, name in enumerate(asked):
-            numpyro.deterministic(name, z[index % 2])
-
-    fit = make_dsn(parts, asked).run(jax.random.key(0), num_epochs=1)
-    epochs = fit.history.epochs
-    below, above, inside, far_inside = epochs.violation[1, 0]
-    # The mean is still near 0: the first is too low, the second too high, the others are met.
-    assert below < 0 < above
-    assert inside == far_inside == 0
-    np.testing.assert_allclose(
-        epochs.violation[1, 0, :2] * epochs.scale[1, 0, :2],
-        epochs.mean[1, 0, :2] - np.array([1.5, -1.5]),
-        rtol=1e-4,
-    )
-    # Pushed up, pushed down, and left alone.
-    assert fit.multipliers["mean[a]"] < 0 < fit.multipliers["mean[b]"]
-    assert fit.multipliers["mean[c]"] == fit.multipliers["mean[d]"] == 0
-    fit.print_summary()
-    out = capsys.readouterr().out
-    assert all(target in out for target in (">= 1.5", "<= -1.5", "[-1, 1]", ">= -1.9"))

@@ -16,7 +16,10 @@ from numpyro.infer.autoguide import AutoDiagonalNormal
 from numpyro_dsn import DSN, DSNWarning, PenaltyMethod, __version__
 from numpyro_dsn.constraints import AtMost, Moments
 
-pytestmark = pytest.mark.filterwarnings("ignore:The fit has not converged:numpyro_dsn.DSNWarning")
+pytestmark = [
+    pytest.mark.usefixtures("quick_compilation"),
+    pytest.mark.filterwarnings("ignore:The fit has not converged:numpyro_dsn.DSNWarning"),
+]
 
 IS_TREE = int(arviz.__version__.split(".")[0]) >= 1
 NUM_CHAINS, NUM_CELLS, NUM_SAMPLES, NUM_STEPS = 2, 3, 50, 20
@@ -38,14 +41,6 @@ def circuit():
         numpyro.deterministic("trace", g[:, None] * jnp.ones((1, 4)))
     numpyro.deterministic("sum", rate.sum())
     numpyro.deterministic("spectrum", jnp.zeros(5))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_fast():
-    """Compiling takes far longer than these small programs run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

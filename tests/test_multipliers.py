@@ -11,14 +11,6 @@ from numpyro_dsn import PenaltyMethod
 from numpyro_dsn.multipliers import PenaltyState, growth_p_value
 
 
-@pytest.fixture
-def x64():
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
-
-
 def normal_sample(seed, size, mean, sd):
     return np.random.default_rng(seed).normal(mean, sd, size)
 

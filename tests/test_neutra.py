@@ -17,6 +17,8 @@ from numpyro_dsn.baselines.mixture import normal_to_mixture
 from numpyro_dsn.constraints import Moments
 from numpyro_dsn.guides import AutoRealNVP
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 NOISE, TARGET, STD = 0.5, 0.5, 0.5**0.5
 
 LOC = jnp.array([[-2.0, 0.5], [1.0, -1.0], [2.5, 2.0]])
@@ -25,13 +27,6 @@ LOGITS = jnp.array([0.3, -0.5, 0.1])
 MIXTURE = dist.MixtureSameFamily(
     dist.Categorical(logits=LOGITS), dist.Normal(LOC, SCALE).to_event(1)
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_fast():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 to_mixture = jax.jit(jax.vmap(lambda noise: normal_to_mixture(MIXTURE, noise)))

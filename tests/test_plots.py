@@ -20,7 +20,10 @@ from numpyro_dsn.plots import plot_optimization, plot_pair
 from numpyro_dsn.plots.data import COLORS
 from numpyro_dsn.plots.pair import MAX_POINTS
 
-pytestmark = pytest.mark.filterwarnings("ignore:The fit has not converged:numpyro_dsn.DSNWarning")
+pytestmark = [
+    pytest.mark.usefixtures("quick_compilation"),
+    pytest.mark.filterwarnings("ignore:The fit has not converged:numpyro_dsn.DSNWarning"),
+]
 
 NUM_CHAINS, NUM_STEPS, NUM_SAMPLES = 2, 20, 100
 ASKED = {"total": Moments(1.0, std=1.0), "z": Between(-np.ones(2), np.ones(2)), "w": AtLeast(0.5)}
@@ -32,14 +35,6 @@ def circuit():
     z = numpyro.sample("z", dist.Uniform(-2 * jnp.ones(2), 2.0).to_event(1))
     w = numpyro.sample("w", dist.Uniform(0.0, 1.0), infer={"units": "Hz"})
     numpyro.deterministic("total", z.sum() + w)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_fast():
-    """Compiling takes far longer than these small programs run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(autouse=True)

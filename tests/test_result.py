@@ -13,7 +13,10 @@ from numpyro_dsn import DSN, DSNWarning, PenaltyMethod, Status
 from numpyro_dsn.constraints import Moments
 from numpyro_dsn.guides import AutoRealNVP
 
-pytestmark = pytest.mark.filterwarnings("ignore:The fit has not converged:numpyro_dsn.DSNWarning")
+pytestmark = [
+    pytest.mark.usefixtures("quick_compilation"),
+    pytest.mark.filterwarnings("ignore:The fit has not converged:numpyro_dsn.DSNWarning"),
+]
 
 NUM_CHAINS, NUM_BATCHES, NUM_PARTICLES = 2, 10, 50
 LOG_VOLUME = np.log(4.0**2 * 3.0)
@@ -43,14 +46,6 @@ def make_dsn(asked=ASKED, guide=None, **settings):
         "num_chains": NUM_CHAINS,
     } | settings
     return DSN(circuit, asked, real_nvp() if guide is None else guide, **settings)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_fast():
-    """Compiling takes far longer than these small programs run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

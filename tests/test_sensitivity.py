@@ -14,17 +14,11 @@ from numpyro_dsn.constraints import Moments
 from numpyro_dsn.sensitivity import curvature, tilted_curvature
 from numpyro_dsn.sensitivity.coordinates import coordinates, to_constrained, to_unconstrained
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CENTER = np.array([0.5, -1.0, 2.0])
 ROOT = np.array([[1.0, 0.0, 0.0], [0.5, 0.3, 0.0], [-0.4, 0.2, 2.0]])
 COVARIANCE = ROOT @ ROOT.T
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_fast():
-    """Compiling takes far longer than these small programs run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def unbounded():

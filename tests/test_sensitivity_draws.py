@@ -14,15 +14,9 @@ from numpyro_dsn.constraints import Moments
 from numpyro_dsn.sensitivity import correlations, nearest, perturbation_test
 from numpyro_dsn.sensitivity.perturbation import regress
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 NOISE = 0.1
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_fast():
-    """Compiling takes far longer than these small programs run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def circuit():

@@ -15,18 +15,12 @@ from numpyro_dsn.sensitivity import conditional_modes, find_modes
 from numpyro_dsn.sensitivity.ascent import ascend
 from numpyro_dsn.sensitivity.modes import merge
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 NUM_STARTS = 200
 ROOT = np.array([[1.0, 0.0], [0.9, 0.1]])
 """A narrow normal distribution: its standard deviations differ by a factor of 19."""
 CENTER = np.array([0.5, -1.0])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_fast():
-    """Compiling takes far longer than these small programs run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def unbounded():

@@ -1,0 +1,298 @@
+"""Layers of flows: each is a bijection with an exact density."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from numpyro import handlers
+
+from numpyro_dsn.guides import AutoRealNVP
+from numpyro_dsn.guides.coupling import split
+from numpyro_dsn.guides.neural_spline import SplineCoupling
+from numpyro_dsn.guides.transforms import (
+    MAX_LOG_SCALE,
+    SPLINE_RANGE,
+    AffineCoupling,
+    ElementwiseAffine,
+    MonotoneSpline,
+    waves,
+)
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def random_network(rng, num_in, num_out, weight):
+    widths = (num_in, 7, 7, num_out)
+    return [
+        (
+            jnp.asarray(rng.normal(0, weight / np.sqrt(num_in), (num_in, num_out))),
+            jnp.asarray(rng.normal(0, weight, num_out)),
+        )
+        for num_in, num_out in zip(widths[:-1], widths[1:], strict=True)
+    ]
+
+
+def coupling(rng, dim, weight=1.0):
+    conditioner, transformed = split(0, dim, (dim + 1) // 2)
+    layers = random_network(rng, len(conditioner), 2 * len(transformed), weight)
+    return AffineCoupling(conditioner, transformed, layers)
+
+
+def spline_coupling(rng, dim, weight=1.0, num_bins=4):
+    conditioner, transformed = split(0, dim, (dim + 1) // 2)
+    # Heights, slopes and a shift for each coordinate that moves.
+    num_out = (2 * num_bins + 2) * len(transformed)
+    layers = random_network(rng, len(conditioner), num_out, weight)
+    return SplineCoupling(conditioner, transformed, layers)
+
+
+def waves_coupling(rng, dim):
+    conditioner, transformed = split(0, dim, (dim + 1) // 2)
+    layers = random_network(rng, (2 * 3 + 1) * len(conditioner), 2 * len(transformed), 1.0)
+    return AffineCoupling(conditioner, transformed, layers)
+
+
+def spline(rng, dim, num_bins=8, weight=1.0):
+    heights, slopes = (
+        rng.normal(0, weight, (dim, num_bins)),
+        rng.normal(0, weight, (dim, num_bins + 1)),
+    )
+    return MonotoneSpline(jnp.asarray(heights), jnp.asarray(slopes))
+
+
+def affine(rng, dim):
+    return ElementwiseAffine(
+        jnp.asarray(rng.normal(size=dim)), jnp.asarray(rng.lognormal(size=dim))
+    )
+
+
+LAYERS = {
+    "coupling-2": (coupling, 2),
+    "coupling-5": (coupling, 5),
+    "coupling with waves-2": (waves_coupling, 2),
+    "coupling with waves-5": (waves_coupling, 5),
+    "spline coupling-2": (spline_coupling, 2),
+    "spline coupling-5": (spline_coupling, 5),
+    "spline-1": (spline, 1),
+    "spline-2": (spline, 2),
+    "spline-5": (spline, 5),
+    "affine-1": (affine, 1),
+    "affine-2": (affine, 2),
+    "affine-5": (affine, 5),
+}
+
+
+def epsilon():
+    return float(jnp.finfo(jnp.zeros(()).dtype).eps)
+
+
+@jax.jit
+@jax.vmap
+def apply(layer, x):
+    """Everything a layer can do at each x, and the Jacobian by automatic differentiation."""
+    y, log_det = layer.call_with_intermediates(x)
+    return {
+        "y": y,
+        "call": layer(x),
+        "inverse": layer.inv(y),
+        "log_det": log_det,
+        "log_det again": layer.log_abs_det_jacobian(x, y),
+        "log_det given": layer.log_abs_det_jacobian(x, y, log_det),
+        "jacobian": jax.jacobian(layer)(x),
+    }
+
+
+@jax.jit
+def forward_and_back(layer, x):
+    y, log_det = layer.call_with_intermediates(x)
+    return y, log_det, layer.inv(y)
+
+
+def check_law(layer, x, tolerance):
+    layers = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(x)), layer)
+    result = apply(layers, x)
+    sign, exact = np.linalg.slogdet(result["jacobian"])
+    assert_array_equal(np.abs(sign), 1)
+    assert_allclose(result["log_det"], exact, rtol=tolerance, atol=tolerance)
+    assert_allclose(result["log_det again"], exact, rtol=tolerance, atol=tolerance)
+    assert_array_equal(result["log_det given"], result["log_det"])
+    assert_array_equal(result["call"], result["y"])
+    assert_allclose(result["inverse"], x, rtol=tolerance, atol=tolerance)
+    return result
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_has_an_inverse_and_the_log_det_of_its_jacobian(name, rng):
+    constructor, dim = LAYERS[name]
+    layer = constructor(rng, dim)
+    points = jnp.asarray(rng.normal(0, 2, (6, dim)))
+    tolerance = 500 * epsilon()
+    result = check_law(layer, points, tolerance)
+    # A batch has more axes than the parameters; in training, under `vmap`, it has not.
+    with jax.numpy_rank_promotion("allow"):
+        for batch_shape in [(), (3,), (2, 3)]:
+            x = jax.ShapeDtypeStruct((*batch_shape, dim), points.dtype)
+            shapes = [out.shape for out in jax.eval_shape(forward_and_back, layer, x)]
+            assert shapes == [x.shape, batch_shape, x.shape]
+        y, log_det, back = forward_and_back(layer, points.reshape(2, 3, dim))
+    assert_allclose(y.reshape(6, dim), result["y"], rtol=tolerance, atol=tolerance)
+    assert_allclose(log_det.ravel(), result["log_det"], rtol=tolerance, atol=tolerance)
+    assert_allclose(back.reshape(6, dim), points, rtol=tolerance, atol=tolerance)
+
+
+WIDEST = [name for name in LAYERS if name.endswith("5")]
+
+
+@pytest.mark.parametrize("name", WIDEST)
+def test_a_layer_is_exact_in_double_precision(name, rng, x64):
+    constructor, dim = LAYERS[name]
+    result = check_law(constructor(rng, dim), jnp.asarray(rng.normal(0, 2, (6, dim))), 1e-9)
+    assert result["y"].dtype == jnp.float64
+
+
+@pytest.mark.parametrize("name", WIDEST)
+def test_a_layer_is_finite_far_out(name, rng):
+    constructor, dim = LAYERS[name]
+    layer = constructor(rng, dim)
+    corners = jnp.stack([jnp.full(dim, 1e3), jnp.full(dim, -1e3), jnp.linspace(-1e3, 1e3, dim)])
+
+    @jax.jit
+    @jax.vmap
+    def evaluate(x):
+        gradient = jax.grad(lambda layer: sum(map(jnp.sum, layer.call_with_intermediates(x))))
+        y, log_det = layer.call_with_intermediates(x)
+        return y, log_det, layer.inv(y), jax.tree.leaves(gradient(layer))
+
+    y, log_det, back, gradients = evaluate(corners)
+    assert jnp.all(jnp.isfinite(y))
+    assert jnp.all(jnp.isfinite(log_det))
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in gradients)
+    # The inverse divides by at least exp(-3), or by a slope of at least 1e-3; a few roundings.
+    assert_allclose(back, corners, rtol=5e3 * epsilon())
+
+
+@pytest.mark.parametrize("num_bins", [1, 2, 3, 8, 16])
+def test_zero_parameters_make_the_spline_the_identity(num_bins):
+    layer = MonotoneSpline(jnp.zeros((1, num_bins)), jnp.zeros((1, num_bins + 1)))
+    x = jnp.linspace(-10.0, 10.0, 57)[:, None]
+    y, log_det = jax.jit(jax.vmap(layer.call_with_intermediates))(x)
+    assert_allclose(y, x, atol=50 * epsilon())
+    assert_allclose(log_det, 0.0, atol=50 * epsilon())
+
+
+@pytest.mark.parametrize("constructor", [coupling, spline_coupling])
+def test_zero_parameters_make_a_coupling_the_identity(constructor, rng):
+    x = jnp.asarray(rng.normal(size=5))
+    y, log_det = jax.jit(constructor(rng, 5, weight=0.0).call_with_intermediates)(x)
+    assert_allclose(y, x, atol=50 * epsilon())
+    assert_allclose(log_det, 0.0, atol=50 * epsilon())
+
+
+@pytest.mark.parametrize("constructor", [coupling, spline_coupling])
+@pytest.mark.parametrize("dim", [2, 5])
+def test_a_coupling_moves_some_by_a_function_of_the_others(constructor, dim, rng):
+    x = jnp.asarray(rng.normal(size=dim))
+    layer = constructor(rng, dim)
+    conditioner, transformed = list(layer.conditioner), list(layer.transformed)
+    jacobian = np.asarray(jax.jit(jax.jacobian(layer))(x))
+    assert sorted(conditioner + transformed) == list(range(dim))
+    assert_array_equal(jacobian[conditioner], np.eye(dim)[conditioner])
+    within = jacobian[np.ix_(transformed, transformed)]
+    assert_array_equal(within, np.diag(np.diag(within)))
+    assert np.all(jacobian[np.ix_(transformed, conditioner)] != 0)
+
+
+def test_waves_have_periods_of_16_8_and_4():
+    x = jnp.array([0.5, -1.25])
+    for index, period in enumerate((16, 8, 4)):
+        one, later = waves(x, 3), waves(x + period, 3)
+        assert one.shape == (2 * (1 + 2 * 3),)
+        same = [2 + 2 * index, 3 + 2 * index, 8 + 2 * index, 9 + 2 * index]
+        assert_allclose(later[jnp.array(same)], one[jnp.array(same)], atol=1e-5)
+        assert_allclose(one[2 + 2 * index], np.sin(2 * np.pi * 0.5 / period), rtol=1e-5)
+    assert_array_equal(waves(x, 0), x)
+
+
+@pytest.mark.parametrize(("dim", "num_inputs"), [(2, 1 + 2 * 5), (3, 1 + 2 * 5), (4, 2)])
+def test_only_a_single_coordinate_has_waves(dim, num_inputs, rng_key):
+    def model():
+        numpyro.sample("z", dist.Normal(jnp.zeros(dim), 1.0).to_event(1))
+
+    trace = handlers.trace(handlers.seed(AutoRealNVP(model), rng_key)).get_trace()
+    assert trace["auto_coupling0_weight0"]["value"].shape[0] == num_inputs
+
+
+def test_the_coupling_limits_its_scale(rng):
+    layer = coupling(rng, 5, weight=30.0)
+    log_scale = layer.call_with_intermediates(jnp.full(5, 100.0))[1]
+    assert abs(log_scale) <= MAX_LOG_SCALE * len(layer.transformed)
+
+
+@pytest.mark.parametrize(("dim", "size"), [(2, 1), (5, 3), (4, 1), (7, 3)])
+def test_couplings_move_every_coordinate_in_turn(dim, size):
+    number = -(-dim // size)
+    for turn in range(3):
+        splits = [split(index, dim, size) for index in range(turn * number, (turn + 1) * number)]
+        assert sorted(i for _, moved in splits for i in moved) == list(range(dim))
+        assert all(sorted(stays + moved) == list(range(dim)) for stays, moved in splits)
+        assert all(len(moved) == size for _, moved in splits[:-1])
+    assert len({split(number * turn, dim, size)[1] for turn in range(9)}) > 1
+
+
+def test_the_number_of_coordinates_that_move_is_checked(rng_key):
+    def model():
+        numpyro.sample("z", dist.Normal(jnp.zeros(3), 1.0).to_event(1))
+
+    with pytest.raises(ValueError, match="must be at least 1, but is 0"):
+        AutoRealNVP(model, num_transformed=0)
+    with pytest.raises(ValueError, match="is 3, of 3 coordinates; one must stay"):
+        handlers.seed(AutoRealNVP(model, num_transformed=3), rng_key)()
+    guide = AutoRealNVP(model, num_transformed=1, num_frequencies=0)
+    trace = handlers.trace(handlers.seed(guide, rng_key)).get_trace()
+    assert trace["auto_coupling0_weight0"]["value"].shape[0] == 2
+
+
+@pytest.mark.parametrize("weight", [1.0, 3.0, 10.0])
+def test_the_spline_increases_and_its_inverse_loses_no_digits(weight, rng):
+    layer = spline(rng, 500, weight=weight)
+    x = jnp.asarray(rng.normal(0, 2, (100, 500)))
+
+    @jax.jit
+    @jax.vmap
+    def evaluate(x):
+        y, back = layer(x), layer.inv(layer(x))
+        return y, back, layer(back), jax.grad(lambda x: layer(x).sum())(x)
+
+    y, back, again, slope = map(np.asarray, evaluate(x))
+    # Knots are sums of heights; y and the return to it are rounded to their size.
+    ulp = epsilon() * (np.abs(y) + 8 * np.abs(layer.heights).max(1))
+    assert np.all(slope > 0)
+    ordered = np.take_along_axis(y, np.argsort(x, axis=0), axis=0)
+    assert np.all(np.diff(ordered, axis=0) >= -4 * ulp.max(0))
+    assert np.all(np.abs(again - y) < 4 * ulp)
+    # The error of x is that of y over the slope, where that is not below rounding itself.
+    assert np.all(np.abs(back - x) < 4 * (ulp / slope + SPLINE_RANGE * epsilon()))
+
+
+def test_the_spline_is_linear_beyond_its_range_and_smooth_at_its_ends(rng):
+    layer = spline(rng, 2)
+
+    @jax.jit
+    @jax.vmap
+    def evaluate(x):
+        return layer(jnp.full(2, x)), jnp.diag(jax.jacobian(layer)(jnp.full(2, x)))
+
+    # The middle knot stays where it is.
+    assert_allclose(evaluate(jnp.zeros(5))[0], 0.0, atol=50 * epsilon())
+    distances = np.array([-1e-4, 0.0, 1.0, 2.0, 10.0])
+    for side in (-1, 1):
+        y, slope = map(np.asarray, evaluate(jnp.asarray(side * (SPLINE_RANGE + distances))))
+        # The slope is constant outside; inside it curves, but not over a distance of 1e-4.
+        assert_allclose(slope[2:], slope[[1, 1, 1]], rtol=50 * epsilon())
+        assert_allclose(slope[0], slope[1], rtol=1e-2)
+        assert np.all(np.abs(slope[1] - 1) > 0.01)
+        expected = y[1] + side * distances[2:, None] * slope[1]
+        assert_allclose(y[2:], expected, rtol=100 * epsilon())
