@@ -50,6 +50,9 @@ STRENGTHS = np.array([0.0, 0.3, 0.5, 0.675, 0.85, 1.0])
 NUM_TRIALS, NUM_REPLICATES = 100, 4
 """Trials of each task in a simulation, and simulations of each circuit."""
 
+SELF_RANGES = ((-2.0, -0.5), (-0.5, 0.5), (0.5, 2.0))
+"""Ranges of sW in which hW bends over it."""
+
 SLACK = 0.05
 """How far responses may be from all-or-none; the tolerance of the draft's convergence test."""
 
@@ -297,6 +300,24 @@ def tabulate(fits: dict[float, DSNResult]) -> str:
     return "\n".join(lines)
 
 
+def bend(weights: np.ndarray) -> list[tuple[float, float]]:
+    """Return the slope of hW over sW and its standard error, in each of ``SELF_RANGES``.
+
+    Parameters
+    ----------
+    weights
+        Draws of sW, vW, hW and dW, shape ``(num_draws, 4)``.
+    """
+    slopes = []
+    for low, high in SELF_RANGES:
+        s, _, h, _ = weights[(weights[:, 0] > low) & (weights[:, 0] < high)].T
+        covariance = np.cov(s, h)
+        slope = covariance[0, 1] / covariance[0, 0]
+        residual = covariance[1, 1] - slope * covariance[0, 1]
+        slopes.append((slope, np.sqrt(residual / covariance[0, 0] / (len(s) - 2))))
+    return slopes
+
+
 def to_data(result: DSNResult) -> Any:
     """Return InferenceData or DataTree with the names of weights, modes and tasks."""
     num_weights = result.fit.program.latents["z"]["value"].size
@@ -337,7 +358,13 @@ def main() -> None:
         file = arguments.out / f"fit_{accuracy}.nc"
         datasets[accuracy].to_netcdf(str(file), engine="h5netcdf")
         written += [file, *sc_figures.draw_fit(datasets[accuracy], arguments.out, str(accuracy))]
+        if arguments.setting == "successor":
+            slopes = bend(np.asarray(result.get_samples()["z"]))
+            for (low, high), slope in zip(SELF_RANGES, slopes, strict=True):
+                print("slope of hW for sW in [{}, {}]: {:+.2f} +- {:.2f}".format(low, high, *slope))
         accuracies = silence(result, jax.random.key(arguments.seed), STRENGTHS)
+        for strength, (pro, anti) in zip(STRENGTHS, accuracies.mean(1), strict=True):
+            print(f"delay silenced by {strength}: accuracy {pro:.3f} in Pro, {anti:.3f} in Anti")
         written.append(arguments.out / f"silencing_{accuracy}.png")
         axis = sc_figures.plot_silencing(STRENGTHS, np.asarray(accuracies))
         axis.figure.savefig(written[-1], dpi=120)
