@@ -70,9 +70,8 @@ def curvature(result: "DSNResult", values: Sites) -> Curvature:
     """Return gradient and Hessian of the log density of the fit.
 
     Both are exact derivatives of the flow, and a flow is less accurate in its second derivatives
-    than in its density; :func:`tilted_curvature` is an independent check. A flow of
-    other guides whose networks have ReLU units has kinks, and no second derivative contains their
-    curvature.
+    than in its density; :func:`tilted_curvature` is an independent check. Flows
+    with ReLU units have kinks, whose curvature no second derivative at a point contains.
 
     Parameters
     ----------
