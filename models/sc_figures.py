@@ -8,6 +8,7 @@ import numpy as np
 
 from models.sc_simulator import MODES, TASKS
 from numpyro_dsn import plots
+from numpyro_dsn.plots.data import COLORMAP
 
 
 def draw_fit(data: Any, out: Path, suffix: str) -> list[Path]:
@@ -95,7 +96,7 @@ def plot_eigenvalues(fits: dict[float, Any]) -> np.ndarray:
         together = np.concatenate(list(values.values()))
         bins = np.linspace(together.min(), together.max(), 41)
         for index, (p, draws) in enumerate(sorted(values.items())):
-            color = plt.get_cmap(plots.COLORMAP)(index / max(len(values) - 1, 1))
+            color = plt.get_cmap(COLORMAP)(index / max(len(values) - 1, 1))
             curve = {"histtype": "step", "color": color, "label": f"{p:.0%}"}
             axis.hist(draws, bins, density=True, **curve)
         axis.axvline(0, color="0.7", lw=0.8)
