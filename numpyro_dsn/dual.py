@@ -16,7 +16,8 @@ class Tilt(NamedTuple):
     log_normalizer
         log of the sum of base weights times exp(eta . T), shape ``()``.
     mean, covariance
-        Moments of T, shapes ``(num_constraints,)`` and ``(num_constraints, num_constraints)``.
+        Moments of T without its error, shapes ``(num_constraints,)`` and
+        ``(num_constraints, num_constraints)``. The mean is the gradient of the log normalizer.
     ess
         Effective sample size, shape ``()``.
     """
@@ -40,14 +41,16 @@ def tilt(natural_parameters: Array, log_base: Array, statistics: Array, noise: A
     log_base
         Log weights b that turn the draws into the prior, shape ``(num_draws,)``.
     statistics, noise
-        T and the variance of its error, each of shape ``(num_draws, num_constraints)``.
+        T and a factor of the covariance of its error, as for :func:`exponent`.
     """
     log_weights = log_base + exponent(natural_parameters, statistics, noise)
     log_normalizer = logsumexp(log_weights)
     log_weights = log_weights - log_normalizer
     weights = jnp.exp(log_weights)
-    mean = weights @ statistics
-    deviations = statistics - mean[None]
+    # Weights favor draws whose error happens to point along eta, by S eta on average.
+    denoised = statistics - jnp.einsum("nr,nrk->nk", noise @ natural_parameters, noise)
+    mean = weights @ denoised
+    deviations = denoised - mean[None]
     covariance = (weights[:, None] * deviations).T @ deviations
     return Tilt(log_weights, log_normalizer, mean, covariance, 1 / jnp.sum(weights**2))
 
@@ -58,16 +61,21 @@ def exponent(natural_parameters: Array, statistics: Array, noise: Array) -> Arra
     .. math:: \eta^\top \hat T - \tfrac12 \eta^\top S \eta
 
     The second term corrects, to second order, for a statistic that is a mean over replicates of
-    a stochastic simulator: exponentiating noise would otherwise reward it.
+    a stochastic simulator: exponentiating noise would otherwise reward it. S is the covariance of
+    this mean's error.
 
     Parameters
     ----------
     natural_parameters
         eta, shape ``(num_constraints,)``.
-    statistics, noise
-        T and the variance of its error, each of shape ``(num_draws, num_constraints)``.
+    statistics
+        T, shape ``(num_draws, num_constraints)``.
+    noise
+        Factor N of the covariance :math:`S = N^\top N`, shape
+        ``(num_draws, num_replicates, num_constraints)``; zero without noise.
     """
-    return statistics @ natural_parameters - 0.5 * noise @ natural_parameters**2
+    error = jnp.sum((noise @ natural_parameters) ** 2, -1)
+    return statistics @ natural_parameters - 0.5 * error
 
 
 def dual_value(

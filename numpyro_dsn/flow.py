@@ -68,7 +68,7 @@ def build_flow(
         statistics, log_prior = jax.vmap(replicate)(jax.random.split(key, replicates))
         mean = statistics.mean(0)
         finite = jnp.all(jnp.isfinite(mean))
-        noise = statistics.var(0) / max(replicates - 1, 1)
+        noise = (statistics - mean[None]) / max(replicates * (replicates - 1), 1) ** 0.5
         return Draws(
             flat=flat,
             statistics=jnp.where(finite, mean, 0.0),

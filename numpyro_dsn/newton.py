@@ -239,7 +239,7 @@ def rescale(draws: Draws, origin: Array, scale: Array) -> Draws:
     """Return draws whose statistics are in units of ``scale`` about ``origin``."""
     return draws._replace(
         statistics=(draws.statistics - origin[None]) / scale[None],
-        noise=draws.noise / scale[None] ** 2,
+        noise=draws.noise / scale[None, None],
     )
 
 

@@ -22,7 +22,8 @@ class Pool(NamedTuple):
     statistics
         T in units of its scale about its target, shape ``(num_draws, num_constraints)``.
     noise
-        Variance of the mean of T over replicates, of the same shape; zero without noise.
+        Factor N of the covariance :math:`N^\top N` of the mean of T over replicates, shape
+        ``(num_draws, num_replicates, num_constraints)``; zero without noise.
     log_prior
         Log density of the prior in unconstrained space, shape ``(num_draws,)``.
     log_det

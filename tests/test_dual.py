@@ -11,7 +11,7 @@ NUM_DRAWS = 100_000
 
 def uniform_draws(rng_key, num_draws=NUM_DRAWS):
     z = jax.random.uniform(rng_key, (num_draws, 1))
-    return jnp.full(num_draws, -jnp.log(num_draws)), z, jnp.zeros_like(z)
+    return jnp.full(num_draws, -jnp.log(num_draws)), z, jnp.zeros_like(z)[:, None]
 
 
 def solve(draws, lower, upper, min_ess=100.0):
@@ -76,12 +76,51 @@ def test_noise_is_not_rewarded(rng_key):
         weights = jnp.exp(tilt(eta, base, observed, noise).log_weights)
         return weights @ z[:, 0], jnp.sqrt(weights**2 @ (z[:, 0] - exact) ** 2)
 
-    corrected, error = mean_of_z(spread**2)
-    uncorrected, _ = mean_of_z(jnp.zeros_like(z))
+    corrected, error = mean_of_z(spread[:, None])
+    uncorrected, _ = mean_of_z(jnp.zeros_like(z)[:, None])
     assert abs(corrected - exact) < 4 * error
     assert abs(uncorrected - exact) > 4 * error
 
 
 def test_exponent_by_hand():
-    value = exponent(jnp.array([2.0, -1.0]), jnp.array([[1.0, 3.0]]), jnp.array([[0.5, 0.25]]))
-    assert value[0] == 2.0 * 1.0 - 3.0 - 0.5 * (4.0 * 0.5 + 0.25)
+    """S = N^T N has variances 0.5 and 0.25 and covariance -0.25."""
+    eta, noise = jnp.array([2.0, -1.0]), jnp.array([[[0.5, -0.5], [0.5, 0.0]]])
+    value = exponent(eta, jnp.array([[1.0, 3.0]]), noise)
+    assert value[0] == 2.0 * 1.0 - 3.0 - 0.5 * (4.0 * 0.5 + 4.0 * 0.25 + 0.25)
+
+
+def test_mean_is_the_gradient_of_the_log_normalizer(rng_key):
+    keys = jax.random.split(rng_key)
+    base, statistics = jnp.full(50, -jnp.log(50.0)), jax.random.normal(keys[0], (50, 3))
+    noise, eta = 0.3 * jax.random.normal(keys[1], (50, 4, 3)), jnp.array([0.5, -1.0, 0.2])
+
+    def log_normalizer(eta):
+        return tilt(eta, base, statistics, noise).log_normalizer
+
+    mean = tilt(eta, base, statistics, noise).mean
+    np.testing.assert_allclose(mean, jax.grad(log_normalizer)(eta), rtol=1e-4)
+
+
+def test_correlated_noise_does_not_move_the_solution(rng_key):
+    """z ~ N(0, I) seen with correlated errors: E[z] = mu at eta = mu, whatever the errors are."""
+    z_key, noise_key = jax.random.split(rng_key)
+    z = jax.random.normal(z_key, (NUM_DRAWS, 2))
+    factor = jnp.array([[0.6, 0.5], [0.0, 0.4]])
+    observed = z + jax.random.normal(noise_key, z.shape) @ factor
+    noise = jnp.broadcast_to(factor, (NUM_DRAWS, 2, 2))
+    mu = jnp.array([0.5, -0.8])
+    base = jnp.full(NUM_DRAWS, -jnp.log(NUM_DRAWS))
+
+    def error(noise):
+        eta, reached = solve_dual(jnp.zeros(2), base, observed, noise, mu, mu, 100.0)
+        # Var(observed) is at most 1.77, and that of z is one.
+        allowed = jnp.sqrt(1.77 / tilt(eta, base, observed, noise).ess)
+        return jnp.max(jnp.abs(eta - mu)), allowed, reached
+
+    off, allowed, reached = error(noise)
+    assert reached
+    assert off < 4 * allowed
+    independent = jax.vmap(lambda n: jnp.diag(jnp.sqrt(jnp.sum(n**2, 0))))(noise)
+    for wrong in (jnp.zeros_like(noise), independent):
+        off, allowed, _ = error(wrong)
+        assert off > 4 * allowed

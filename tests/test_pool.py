@@ -15,7 +15,7 @@ def log_density(params, flat):
 def draw(key, params, num_draws):
     flat = params["loc"] + params["scale"] * jax.random.normal(key, (num_draws, 1))
     zeros = jnp.zeros(num_draws)
-    return Draws(flat, flat, jnp.zeros_like(flat), zeros, zeros, jnp.ones(num_draws, bool))
+    return Draws(flat, flat, jnp.zeros_like(flat)[:, None], zeros, zeros, jnp.ones(num_draws, bool))
 
 
 PRIOR = {"loc": jnp.array(0.0), "scale": jnp.array(3.0)}
