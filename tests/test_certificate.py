@@ -23,7 +23,9 @@ def simulate(rng_key, flat):
     inside = jnp.abs(flat[:, 0]) < HALF_WIDTH
     statistics = (jnp.abs(flat) - 2.0) ** 2
     zeros = jnp.zeros(flat.shape[0])
-    return Draws(flat, statistics, jnp.zeros_like(statistics)[:, None], zeros + LOG_PRIOR, zeros, inside)
+    return Draws(
+        flat, statistics, jnp.zeros_like(statistics)[:, None], zeros + LOG_PRIOR, zeros, inside
+    )
 
 
 def log_prob(params, flat):
