@@ -10,9 +10,10 @@ from jax import Array
 
 from numpyro_dsn.dual import dual_value, exponent, solve_dual, tilt
 from numpyro_dsn.feasibility import describe, separating_direction
+from numpyro_dsn.flow import Flow
 from numpyro_dsn.history import Epoch
 from numpyro_dsn.multipliers import NewtonState
-from numpyro_dsn.newton import Flow, gap_to, rescale
+from numpyro_dsn.newton import gap_to, rescale
 from numpyro_dsn.pool import Pool, empty_pool, insert_draws, log_weights
 
 COVERED = np.log(10.0)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from jax import Array
 from numpyro.infer.autoguide import AutoContinuous
 
-from numpyro_dsn.newton import Flow
+from numpyro_dsn.flow import Flow
 from numpyro_dsn.program import Program
 
 

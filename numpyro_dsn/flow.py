@@ -1,6 +1,7 @@
 """A guide and a circuit as functions of draws in unconstrained space."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,27 @@ from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_dsn.epoch import Params
 from numpyro_dsn.guides import constrain, unconstrain, unconstrained_posterior
-from numpyro_dsn.newton import Flow
 from numpyro_dsn.pool import Draws
 from numpyro_dsn.program import Model, Program, draw_prior, simulate
 
 BATCH_SIZE = 500
 """Number of simulations that run at once: larger batches leave the cache of a CPU."""
+
+
+class Flow(NamedTuple):
+    """What the method needs of a guide and a circuit.
+
+    sample
+        Function of a key, parameters and a number that returns draws in unconstrained space.
+    log_prob
+        Function of parameters and draws that returns log densities in unconstrained space.
+    simulate
+        Function of a key and draws that simulates them.
+    """
+
+    sample: Callable[[Array, Params, int], Array]
+    log_prob: Callable[[Params, Array], Array]
+    simulate: Callable[[Array, Array], Draws]
 
 
 def build_flow(

@@ -1,7 +1,6 @@
 """One epoch of the dual Newton method: fit to weighted draws, simulate, move the multipliers."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,40 +9,20 @@ from numpyro.optim import _NumPyroOptim
 
 from numpyro_dsn.dual import Tilt, dual_value, exponent, solve_dual, tilt
 from numpyro_dsn.epoch import Best, ChainState, Params, train, violations
+from numpyro_dsn.flow import Flow
 from numpyro_dsn.history import Epoch, Trace
 from numpyro_dsn.multipliers import DualNewton, NewtonState
 from numpyro_dsn.pool import Draws, Pool, divergence, empty_pool, insert_draws, log_weights
+from numpyro_dsn.weighted_loss import weighted_loss
 
 MAX_NORM = 1.0
 """Longer gradients are shortened: one stray draw of the flow could undo many steps."""
 
-MAX_RATIO = 30.0
-"""Log ratios of flow and target count linearly beyond this many nats."""
-
-ATTENTION = 0.3, 30.0
-"""Bounds, in nats, of the log ratio that makes a draw more frequent in training."""
-
 AVERAGE = 0.5
 """Weight of an epoch in the averaged parameters."""
 
-MAX_DISTANCE, NUM_STRAY = 8.0, 100
-"""Draws this many standard deviations away are called back; draws to look for them in a step."""
-
-
-class Flow(NamedTuple):
-    """What the method needs of a guide and a circuit.
-
-    sample
-        Function of a key, parameters and a number that returns draws in unconstrained space.
-    log_prob
-        Function of parameters and draws that returns log densities in unconstrained space.
-    simulate
-        Function of a key and draws that simulates them.
-    """
-
-    sample: Callable[[Array, Params, int], Array]
-    log_prob: Callable[[Params, Array], Array]
-    simulate: Callable[[Array, Array], Draws]
+MAX_MOVE = 0.3
+"""Largest violation, in standard deviations of a combination of statistics, that is corrected."""
 
 
 def newton_epoch(
@@ -56,13 +35,10 @@ def newton_epoch(
     num_particles: int,
     num_steps: int,
 ) -> tuple[ChainState, Epoch, Trace]:
-    r"""Run one epoch of the dual Newton method.
+    """Run one epoch of the dual Newton method.
 
-    .. math:: \min_\theta\; -E_{p_\eta}[\log q_\theta]
-              + \tfrac12 E_{q_\theta} \left[ \left( \log \frac{q_\theta}{p_\eta} \right)^2 \right]
-
-    Both terms are estimated on draws that were simulated before, by their weights. No gradient
-    of the simulator is needed, and none of the second term's weights is differentiated.
+    Solve the dual on all draws as far as they can be trusted, fit the flow to the tilted prior by
+    :func:`~numpyro_dsn.weighted_loss.weighted_loss`, and simulate draws of it.
 
     Parameters
     ----------
@@ -82,10 +58,6 @@ def newton_epoch(
     Returns
     -------
     State after the epoch, its measurements, and one record of them for the epoch's last step.
-
-    References
-    ----------
-    Richter, Boustati, Nüsken, Ruiz and Akyildiz (2020), *VarGrad*, for the second term.
     """
     epoch = state.epoch + 1
     dual: NewtonState = state.dual
@@ -101,33 +73,10 @@ def newton_epoch(
     aim = eta + dual.correction
     target = tilt(aim, *draws)
     log_target = base + exponent(aim, *draws[1:]) - target.log_normalizer
-    from_target = jnp.cumsum(jnp.exp(target.log_weights))
     last = jnp.where(epoch == 1, 0, 1 + (epoch - 2) % method.num_flows)
-    log_last = dual.pool.log_q[last]
-    attention = attend(log_weights(dual.pool, log_last), log_last - log_target)
-    from_last = jnp.cumsum(jax.nn.softmax(log_weights(dual.pool, log_last)) * attention)
-
-    weights = jnp.exp(target.log_weights)
-    center = weights @ dual.pool.flat
-    spread = jnp.sqrt(weights @ (dual.pool.flat - center[None]) ** 2)
-
-    def loss(key: Array, params: Params) -> tuple[Array, Array]:
-        target_key, last_key, stray_key = jax.random.split(key, 3)
-        # Likelihood of draws of the target: a mode that the draws know is never given up.
-        chosen = _resample(target_key, from_target, num_particles // 2)
-        likelihood = flow.log_prob(params, dual.pool.flat[chosen]).mean()
-        # Log-variance on draws of the last flow: takes mass away from where the target has none,
-        # as reverse KL does, with neither new simulations nor gradients of the simulator.
-        chosen = _resample(last_key, from_last, num_particles // 2)
-        log_q = flow.log_prob(params, dual.pool.flat[chosen])
-        weight = jax.lax.stop_gradient(jnp.exp(jnp.minimum(log_q - log_last[chosen], 1.0)))
-        weight /= attention[chosen]
-        value = -likelihood + jnp.mean(weight * _huber(log_q - log_target[chosen]))
-        # Far from all draws, lowering the density at one stray draw only moves it to the next.
-        stray = flow.sample(stray_key, params, NUM_STRAY)
-        beyond = jax.nn.relu(jnp.abs(stray - center[None]) / spread[None] - MAX_DISTANCE)
-        value += jnp.log1p(beyond).sum(-1).mean()
-        return value, value
+    loss = weighted_loss(
+        flow, dual.pool, target.log_weights, log_target, dual.pool.log_q[last], num_particles
+    )
 
     arrived = dual.reached & reached
     fresh = optim.init(optim.get_params(state.optim_state))
@@ -140,7 +89,7 @@ def newton_epoch(
         train_key,
         optim,
         optim_state,
-        lambda key, params: loss(key, jax.tree.map(jnp.add, offset, params)),
+        lambda key, params: (loss(key, jax.tree.map(jnp.add, offset, params)), None),
         num_steps,
         MAX_NORM,
     )
@@ -162,10 +111,9 @@ def newton_epoch(
         skipped=skipped, nonfinite=(~new.finite).mean(), converged=summary.converged & reached
     )
     # What the flow cannot represent shows up as a violation; aim beside the target to undo it.
-    ridge = 1e-6 * jnp.diag(jnp.diag(covariance)) + 1e-12 * jnp.eye(covariance.shape[0])
-    move = -method.correction_rate * jnp.linalg.solve(covariance + ridge, residual)
-    correction = jnp.where(reached, dual.correction + move, dual.correction)
-    updated = updated._replace(correction=correction)
+    move = method.correction_rate * newton_move(residual, covariance)
+    correction = _correct(updated, move)
+    updated = updated._replace(correction=jnp.where(reached, correction, dual.correction))
 
     better = summary.converged & (-summary.gap > state.best.score)
     candidate = Best(params, epoch, -summary.gap)
@@ -314,6 +262,44 @@ def _measure(
     return epoch, residual, covariance
 
 
+def newton_move(residual: Array, covariance: Array) -> Array:
+    r"""Return the move of eta that would undo a violation, as far as it can be trusted.
+
+    .. math:: -\sum_i \frac{v_i}{\sqrt{\lambda_i}} \operatorname{clip}
+              \left( \frac{v_i^\top r}{\sqrt{\lambda_i}} \right)
+
+    Statistics that are nearly redundant have combinations of hardly any variance. A flow that
+    cannot represent those violates them by many standard deviations, and would be sent far away.
+
+    Parameters
+    ----------
+    residual
+        r, shape ``(num_constraints,)``.
+    covariance
+        That of T, with eigenvalues :math:`\lambda_i` and eigenvectors :math:`v_i` of its
+        correlations, shape ``(num_constraints, num_constraints)``.
+    """
+    scale = jnp.sqrt(jnp.diag(covariance) + 1e-12)
+    correlation = covariance / scale[:, None] / scale[None, :]
+    values, vectors = jnp.linalg.eigh(correlation + 1e-6 * jnp.eye(len(scale)))
+    values = jnp.sqrt(jnp.maximum(values, 1e-6))
+    whitened = jnp.clip(vectors.T @ (residual / scale) / values, -MAX_MOVE, MAX_MOVE)
+    return -(vectors @ (whitened / values)) / scale
+
+
+def _correct(dual: NewtonState, move: Array) -> Array:
+    """Return the correction after a move, shortened until half of the effective draws are left."""
+    pool, eta = dual.pool, dual.natural_parameters
+    base = log_weights(pool, _base(pool, dual.annealing))
+
+    def ess(correction: Array) -> Array:
+        return tilt(eta + correction, base, pool.statistics, pool.noise).ess
+
+    candidates = dual.correction[None] + 0.5 ** jnp.arange(6)[:, None] * move[None]
+    trusted = jax.lax.map(ess, candidates) >= 0.5 * ess(jnp.zeros_like(eta))
+    return jnp.where(jnp.any(trusted), candidates[jnp.argmax(trusted)], dual.correction)
+
+
 def gap_to(
     pool: Pool, natural_parameters: Array, tilted: Tilt, log_q: Array, log_base: Array
 ) -> tuple[Array, Array]:
@@ -341,36 +327,3 @@ def gap_to(
     gap, variance = divergence(pool, log_q, log_target)
     # The two estimates share draws; their errors are added as if they did not.
     return gap, jnp.sqrt(variance + 1 / tilted.ess)
-
-
-def attend(log_weights: Array, log_ratio: Array) -> Array:
-    r"""Return how much more often than its weight says each draw should be taken.
-
-    .. math:: a_i = \frac{r_i}{\sum_j w_j r_j}, \qquad r_i = |\log q_i - \log p_i|
-
-    with r inside :data:`ATTENTION`. Draws where flow and target disagree are rare and matter most;
-    draws taken in proportion to :math:`w_i a_i`, weighted by :math:`1 / a_i`, have the same means.
-
-    Parameters
-    ----------
-    log_weights
-        Log weights of the draws, up to a constant, shape ``(num_draws,)``.
-    log_ratio
-        Log ratio of flow and target at the draws, of the same shape.
-    """
-    ratio = jnp.clip(jnp.abs(log_ratio), *ATTENTION)
-    return ratio / (jax.nn.softmax(log_weights) @ ratio)
-
-
-def _resample(rng_key: Array, cumulative: Array, num_draws: int) -> Array:
-    """Return indices of systematically resampled draws: less noise than independent ones."""
-    positions = (jnp.arange(num_draws) + jax.random.uniform(rng_key)) / num_draws
-    chosen = jnp.searchsorted(cumulative, positions * cumulative[-1])
-    return jnp.minimum(chosen, cumulative.size - 1)
-
-
-def _huber(ratio: Array) -> Array:
-    """Return half the square, linear beyond :data:`MAX_RATIO`."""
-    size = jnp.abs(ratio)
-    linear = MAX_RATIO * (size - 0.5 * MAX_RATIO)
-    return jnp.where(size < MAX_RATIO, 0.5 * ratio**2, linear)

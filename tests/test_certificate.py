@@ -10,7 +10,7 @@ from jax.scipy.special import logsumexp
 from jax.scipy.stats import norm
 
 from numpyro_dsn.certificate import certify, collect
-from numpyro_dsn.newton import Flow
+from numpyro_dsn.flow import Flow
 from numpyro_dsn.pool import Draws
 
 HALF_WIDTH = 4.0

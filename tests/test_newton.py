@@ -15,7 +15,8 @@ from numpyro.infer.autoguide import AutoBNAFNormal
 from numpyro_dsn import DSN, DualNewton, MaxEntropyELBO, Status, behavior
 from numpyro_dsn.constraints import Moments
 from numpyro_dsn.guides import AutoRealNVP
-from numpyro_dsn.newton import attend
+from numpyro_dsn.newton import MAX_MOVE, newton_move
+from numpyro_dsn.weighted_loss import attend
 
 SMALL = DualNewton(num_first=500, num_draws=200, num_flows=2, min_ess=50.0)
 
@@ -54,6 +55,25 @@ def test_attention_changes_no_mean_and_finds_rare_disagreement():
     assert_allclose(taken @ (values / attention), weights @ values, rtol=1e-4, atol=1e-5)
     # 100 times as often as an ordinary draw, whose ratio counts as 0.3 nats, and no more.
     assert_allclose(attention[7] / attention.min(), 100.0, rtol=1e-5)
+
+
+def test_move_undoes_a_small_violation():
+    covariance, residual = jnp.array([[2.0, 0.5], [0.5, 1.0]]), jnp.array([0.1, -0.05])
+    assert_allclose(
+        newton_move(residual, covariance), -jnp.linalg.solve(covariance, residual), 1e-4
+    )
+
+
+def test_move_is_bounded_where_statistics_are_redundant():
+    """The difference of two statistics has a standard deviation of 0.01, and is violated by 10."""
+    covariance = jnp.array([[1.0, 0.99995], [0.99995, 1.0]])
+    residual = jnp.array([0.05, -0.05])
+    unbounded = -np.linalg.solve(covariance, residual)
+    move = np.asarray(newton_move(residual, covariance))
+    distance = np.sqrt(move @ covariance @ move)
+    assert np.sqrt(unbounded @ covariance @ unbounded) > 9
+    assert distance <= MAX_MOVE * np.sqrt(2) * 1.01
+    assert move @ residual < 0
 
 
 # In ten dimensions the bound itself is too low: docs/solver.md.

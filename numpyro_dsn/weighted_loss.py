@@ -1,0 +1,113 @@
+"""The loss of a flow on draws that were simulated before."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from numpyro_dsn.epoch import Params
+from numpyro_dsn.flow import Flow
+from numpyro_dsn.pool import Pool, log_weights
+
+MAX_RATIO = 30.0
+"""Log ratios of flow and target count linearly beyond this many nats."""
+
+ATTENTION = 0.3, 30.0
+"""Bounds, in nats, of the log ratio that makes a draw more frequent in training."""
+
+MAX_DISTANCE, NUM_STRAY = 8.0, 100
+"""Draws this many standard deviations away are called back; draws to look for them in a step."""
+
+
+def weighted_loss(
+    flow: Flow,
+    pool: Pool,
+    target_log_weights: Array,
+    log_target: Array,
+    log_last: Array,
+    num_particles: int,
+) -> Callable[[Array, Params], Array]:
+    r"""Return a function of a key and parameters whose mean is the loss of a flow.
+
+    .. math:: -E_p[\log q_\theta]
+              + \tfrac12 E_{q_\theta} \left[ \left( \log \frac{q_\theta}{p} \right)^2 \right]
+
+    Both terms are estimated on draws that were simulated before, by their weights. No gradient
+    of the simulator is needed, and none of the second term's weights is differentiated.
+
+    Parameters
+    ----------
+    flow
+        The guide and the circuit.
+    pool
+        Draws of the prior and of flows.
+    target_log_weights
+        Log weights that turn the draws into those of the target p, shape ``(num_draws,)``.
+    log_target, log_last
+        Log densities of the target and of the last flow, of the same shape.
+    num_particles
+        Number of draws in each evaluation.
+
+    References
+    ----------
+    Richter, Boustati, Nüsken, Ruiz and Akyildiz (2020), *VarGrad*, for the second term.
+    """
+    weights = jnp.exp(target_log_weights)
+    from_target = jnp.cumsum(weights)
+    attention = attend(log_weights(pool, log_last), log_last - log_target)
+    from_last = jnp.cumsum(jax.nn.softmax(log_weights(pool, log_last)) * attention)
+    center = weights @ pool.flat
+    spread = jnp.sqrt(weights @ (pool.flat - center[None]) ** 2)
+
+    def loss(key: Array, params: Params) -> Array:
+        target_key, last_key, stray_key = jax.random.split(key, 3)
+        # Likelihood of draws of the target: a mode that the draws know is never given up.
+        chosen = _resample(target_key, from_target, num_particles // 2)
+        likelihood = flow.log_prob(params, pool.flat[chosen]).mean()
+        # Log-variance on draws of the last flow: takes mass away from where the target has none,
+        # as reverse KL does, with neither new simulations nor gradients of the simulator.
+        chosen = _resample(last_key, from_last, num_particles // 2)
+        log_q = flow.log_prob(params, pool.flat[chosen])
+        weight = jax.lax.stop_gradient(jnp.exp(jnp.minimum(log_q - log_last[chosen], 1.0)))
+        weight /= attention[chosen]
+        value = -likelihood + jnp.mean(weight * _huber(log_q - log_target[chosen]))
+        # Far from all draws, lowering the density at one stray draw only moves it to the next.
+        stray = flow.sample(stray_key, params, NUM_STRAY)
+        beyond = jax.nn.relu(jnp.abs(stray - center[None]) / spread[None] - MAX_DISTANCE)
+        return value + jnp.log1p(beyond).sum(-1).mean()
+
+    return loss
+
+
+def attend(log_weights: Array, log_ratio: Array) -> Array:
+    r"""Return how much more often than its weight says each draw should be taken.
+
+    .. math:: a_i = \frac{r_i}{\sum_j w_j r_j}, \qquad r_i = |\log q_i - \log p_i|
+
+    with r inside :data:`ATTENTION`. Draws where flow and target disagree are rare and matter most;
+    draws taken in proportion to :math:`w_i a_i`, weighted by :math:`1 / a_i`, have the same means.
+
+    Parameters
+    ----------
+    log_weights
+        Log weights of the draws, up to a constant, shape ``(num_draws,)``.
+    log_ratio
+        Log ratio of flow and target at the draws, of the same shape.
+    """
+    ratio = jnp.clip(jnp.abs(log_ratio), *ATTENTION)
+    return ratio / (jax.nn.softmax(log_weights) @ ratio)
+
+
+def _resample(rng_key: Array, cumulative: Array, num_draws: int) -> Array:
+    """Return indices of systematically resampled draws: less noise than independent ones."""
+    positions = (jnp.arange(num_draws) + jax.random.uniform(rng_key)) / num_draws
+    chosen = jnp.searchsorted(cumulative, positions * cumulative[-1])
+    return jnp.minimum(chosen, cumulative.size - 1)
+
+
+def _huber(ratio: Array) -> Array:
+    """Return half the square, linear beyond :data:`MAX_RATIO`."""
+    size = jnp.abs(ratio)
+    linear = MAX_RATIO * (size - 0.5 * MAX_RATIO)
+    return jnp.where(size < MAX_RATIO, 0.5 * ratio**2, linear)
