@@ -193,7 +193,11 @@ class Setting(NamedTuple):
     behavior: Any
 
 
-SETTINGS = {"successor": Setting(4, SUCCESSOR, accurate), "draft": Setting(8, DRAFT, decided)}
+SETTINGS = {
+    "successor": Setting(4, SUCCESSOR, accurate),
+    "draft": Setting(8, DRAFT, decided),
+    "as-drafted": Setting(8, DRAFT, decided_as_drafted),
+}
 
 
 def problem(
@@ -206,7 +210,7 @@ def problem(
     Parameters
     ----------
     name
-        ``"successor"`` or ``"draft"``.
+        Key of :data:`SETTINGS`.
     accuracy
         Accuracy in both tasks.
     num_trials
@@ -288,15 +292,15 @@ def silence(
 
 
 def tabulate(fits: dict[float, DSNResult]) -> str:
-    """Return mean and standard deviation of every mode's eigenvalue, one line an accuracy."""
-    lines = ["accuracy  " + "  ".join(f"{mode:>14}" for mode in MODES)]
+    """Return the mean eigenvalue of every mode with its standard error, and the deviation."""
+    lines = ["accuracy  " + "  ".join(f"{mode:>21}" for mode in MODES)]
     for accuracy, result in sorted(fits.items()):
         values = np.asarray(result.get_samples()["eigenvalue"])
         cells = (
-            f"{mean:+6.2f} +- {std:4.2f}"
+            f"{mean:+6.2f} +- {std / np.sqrt(len(values)):4.2f} ({std:5.2f})"
             for mean, std in zip(values.mean(0), values.std(0), strict=True)
         )
-        lines.append(f"{accuracy:8.2f}  " + "  ".join(f"{cell:>14}" for cell in cells))
+        lines.append(f"{accuracy:8.2f}  " + "  ".join(f"{cell:>21}" for cell in cells))
     return "\n".join(lines)
 
 
