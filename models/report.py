@@ -1,6 +1,7 @@
 """What the commands of several circuits print and draw of a fit: directions, and other engines."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,11 @@ def print_sensitivity(
 
 
 def other_engines(
-    result: DSNResult, seed: int, coords: dict[str, Any], num_mcmc_steps: int
+    result: DSNResult,
+    seed: int,
+    coords: dict[str, Any],
+    num_mcmc_steps: int,
+    num_samples: int = 1000,
 ) -> dict[str, Any]:
     """Sample the tilted model, and condition the prior on the behavior.
 
@@ -75,15 +80,24 @@ def other_engines(
         Names of the elements in ArviZ data.
     num_mcmc_steps
         Steps that move a particle of SMC-ABC after each resampling.
+    num_samples
+        Steps of each chain of NUTS to adapt, and as many to keep.
 
     Returns
     -------
     InferenceData or DataTree by name of the engine.
     """
     keys = jax.random.split(jax.random.key(seed), 5)
+    chains = partial(
+        baselines.nuts,
+        source=result,
+        num_warmup=num_samples,
+        num_samples=num_samples,
+        coords=coords,
+    )
     return {
-        "NUTS": baselines.nuts(keys[0], result, coords=coords),
-        "NeuTra": baselines.nuts(keys[1], result, neutra=True, coords=coords),
+        "NUTS": chains(keys[0]),
+        "NeuTra": chains(keys[1], neutra=True),
         "SMC": baselines.smc(keys[2], result, coords=coords),
         "SMC-ABC": baselines.smc_abc(keys[3], result, num_mcmc_steps=num_mcmc_steps, coords=coords),
         "rejection": baselines.rejection(keys[4], result, coords=coords),

@@ -45,6 +45,8 @@ COORDS = {"conductance": np.array(CONDUCTANCES), "neuron": np.array(NEURONS)}
 HUB = NEURONS.index("hub")
 NUM_COMPONENTS = 32
 """Number of normal distributions that the flow's base mixes."""
+NUM_SAMPLES = 250
+"""Steps of each chain of NUTS to adapt, and as many to keep: one takes 100 gradients and more."""
 MEAN, STD = 0.55, 0.025
 """Frequency that is asked for and its standard deviation, in Hz."""
 
@@ -119,6 +121,17 @@ def inference_data(result: DSNResult) -> Any:
     if "syncing" in result.fit.program.constraints:
         dims["syncing"] = ["neuron"]
     return result.to_inference_data(coords=COORDS, dims=dims)
+
+
+def print_moments(result: DSNResult, rng_key: Array, num_samples: int = 20_000) -> None:
+    """Print mean and standard deviation of both conductances, in nS, of the fit and corrected."""
+    for name, corrected in (("fit", False), ("corrected draws", True)):
+        g = np.asarray(result.sample(rng_key, num_samples, corrected=corrected)["g"])
+        cells = (
+            f"{label} {mean:.3f} ({std:.3f}) nS"
+            for label, mean, std in zip(CONDUCTANCES, g.mean(0), g.std(0), strict=True)
+        )
+        print(f"mean (sd) of the {name}: {', '.join(cells)}")
 
 
 # Figures -----------------------------------------------------------------------------------------
@@ -277,6 +290,7 @@ def main() -> None:
     result = fit(arguments.behavior, box, noise, *common)
     seconds = time.perf_counter() - began
     result.print_summary()
+    print_moments(result, jax.random.key(arguments.seed))
     data = inference_data(result)
     if arguments.sensitivity:
         low, high = jnp.asarray(box).T
@@ -289,7 +303,7 @@ def main() -> None:
     if arguments.compare:
         own = inference_data(result)
         own.attrs |= {"sampling_time": seconds, "num_simulations": report.count_simulations(result)}
-        datas = {"DSN": own} | report.other_engines(result, arguments.seed, COORDS, 60)
+        datas = {"DSN": own} | report.other_engines(result, arguments.seed, COORDS, 60, NUM_SAMPLES)
         comparison, files = report.write_comparison(datas, "g", None, arguments.out)
         print(comparison)
         for written in files:
