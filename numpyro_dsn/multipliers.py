@@ -165,6 +165,8 @@ class NewtonState(NamedTuple):
         the fit starts at the prior.
     reached
         Whether t is one and eta minimizes the dual on the draws, shape ``()``.
+    arrived
+        Whether this was so in two epochs in a row, then or earlier, of the same shape.
     pool
         All draws that are kept.
     params, first_params
@@ -179,6 +181,7 @@ class NewtonState(NamedTuple):
     scale: Array
     annealing: Array
     reached: Array
+    arrived: Array
     pool: Any
     params: Any
     first_params: Any

@@ -18,6 +18,9 @@ from numpyro_dsn.weighted_loss import weighted_loss
 MAX_NORM = 1.0
 """Longer gradients are shortened: one stray draw of the flow could undo many steps."""
 
+MAX_SHARE = 0.02
+"""Largest weight of a draw in training."""
+
 AVERAGE = 0.5
 """Weight of an epoch in the averaged parameters."""
 
@@ -73,12 +76,14 @@ def newton_epoch(
     aim = eta + dual.correction
     target = tilt(aim, *draws)
     log_target = base + exponent(aim, *draws[1:]) - target.log_normalizer
+    # A rare draw from where no flow had been can weigh as much as all others. The flow learns of
+    # it, but must not follow it alone.
+    trusted = jax.nn.log_softmax(jnp.minimum(target.log_weights, jnp.log(MAX_SHARE)))
     last = jnp.where(epoch == 1, 0, 1 + (epoch - 2) % method.num_flows)
-    loss = weighted_loss(
-        flow, dual.pool, target.log_weights, log_target, dual.pool.log_q[last], num_particles
-    )
+    log_last = dual.pool.log_q[last]
+    loss = weighted_loss(flow, dual.pool, trusted, log_target, log_last, num_particles)
 
-    arrived = dual.reached & reached
+    arrived = dual.arrived | (dual.reached & reached)
     fresh = optim.init(optim.get_params(state.optim_state))
     optim_state = jax.tree.map(
         lambda old, new: jnp.where(arrived, old, new), state.optim_state, fresh
@@ -104,7 +109,12 @@ def newton_epoch(
     first = jnp.where(dual.from_prior, new.log_prior, flow.log_prob(dual.first_params, new.flat))
     pool = insert_draws(dual.pool, component, params, new, first, flow.log_prob)
     updated = dual._replace(
-        natural_parameters=eta, annealing=annealing, reached=reached, pool=pool, params=params
+        natural_parameters=eta,
+        annealing=annealing,
+        reached=reached,
+        arrived=arrived,
+        pool=pool,
+        params=params,
     )
     summary, residual, covariance = _measure(updated, component, lower, upper, method)
     summary = summary._replace(
@@ -112,7 +122,7 @@ def newton_epoch(
     )
     # What the flow cannot represent shows up as a violation; aim beside the target to undo it.
     move = method.correction_rate * newton_move(residual, covariance)
-    correction = _correct(updated, move)
+    correction = corrected(updated, move)
     updated = updated._replace(correction=jnp.where(reached, correction, dual.correction))
 
     better = summary.converged & (-summary.gap > state.best.score)
@@ -171,6 +181,7 @@ def start_newton(
         scale=scale,
         annealing=jnp.where(prior is None, 0.0, 1.0),
         reached=jnp.zeros((), bool),
+        arrived=jnp.zeros((), bool),
         pool=empty_pool(draws, log_first, params, method.num_flows, method.num_draws),
         params=params,
         first_params=params,
@@ -287,7 +298,7 @@ def newton_move(residual: Array, covariance: Array) -> Array:
     return -(vectors @ (whitened / values)) / scale
 
 
-def _correct(dual: NewtonState, move: Array) -> Array:
+def corrected(dual: NewtonState, move: Array) -> Array:
     """Return the correction after a move, shortened until half of the effective draws are left."""
     pool, eta = dual.pool, dual.natural_parameters
     base = log_weights(pool, _base(pool, dual.annealing))

@@ -14,8 +14,10 @@ from numpyro.infer.autoguide import AutoBNAFNormal
 
 from numpyro_dsn import DSN, DualNewton, MaxEntropyELBO, Status, behavior
 from numpyro_dsn.constraints import Moments
+from numpyro_dsn.dual import tilt
 from numpyro_dsn.guides import AutoRealNVP
-from numpyro_dsn.newton import MAX_MOVE, newton_move
+from numpyro_dsn.newton import MAX_MOVE, corrected, newton_move
+from numpyro_dsn.pool import log_weights
 from numpyro_dsn.weighted_loss import attend
 
 SMALL = DualNewton(num_first=500, num_draws=200, num_flows=2, min_ess=50.0)
@@ -74,6 +76,23 @@ def test_move_is_bounded_where_statistics_are_redundant():
     assert np.sqrt(unbounded @ covariance @ unbounded) > 9
     assert distance <= MAX_MOVE * np.sqrt(2) * 1.01
     assert move @ residual < 0
+
+
+def test_correction_leaves_half_of_the_effective_draws():
+    dsn = small_dsn(plane, lambda sites: behavior("f", sites["z"], Moments(jnp.zeros(2))))
+    dual = jax.tree.map(lambda leaf: leaf[0], dsn.init(jax.random.key(0)).chains.dual)
+    pool = dual.pool
+    base = log_weights(pool, pool.log_prior)
+
+    def ess(eta):
+        return tilt(eta, base, pool.statistics, pool.noise).ess
+
+    far = corrected(dual, jnp.array([20.0, 0.0]))
+    assert ess(jnp.array([20.0, 0.0])) < 0.1 * ess(jnp.zeros(2))
+    assert ess(far) >= 0.5 * ess(jnp.zeros(2))
+    assert far[0] > 0
+    near = jnp.array([0.1, -0.1])
+    assert_allclose(corrected(dual, near), near)
 
 
 # In ten dimensions the bound itself is too low: docs/solver.md.
