@@ -145,10 +145,10 @@ def write_comparison(
     return comparison, files
 
 
-def count_simulations(result: DSNResult) -> int:
-    """Return the number of simulated circuits of a fit with the default method."""
-    method, num_epochs = DualNewton(), len(result.history.epochs.entropy) - 1
-    return method.num_first + num_epochs * method.num_draws
+def count_simulations(result: DSNResult, num_first: int = DualNewton().num_first) -> int:
+    """Return the number of simulated circuits of a fit with the default number of each epoch."""
+    num_epochs = len(result.history.epochs.entropy) - 1
+    return num_first + num_epochs * DualNewton().num_draws
 
 
 def _row(values: Array) -> str:

@@ -181,7 +181,8 @@ class MonotoneSpline(_Layer):
         a = height * (chord - left) + offset * bend
         b = height * left - offset * bend
         c = -chord * offset
-        root = jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, 0.0))
+        # Rounding can make this zero, where a square root has no gradient.
+        root = jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, jnp.finfo(y.dtype).tiny))
         # Either form of the root, whichever does not cancel; a > 0 where b < 0.
         falls = b < 0
         fraction = jnp.where(falls, root - b, -2 * c) / jnp.where(falls, 2 * a, b + root)
