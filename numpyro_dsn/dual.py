@@ -111,7 +111,8 @@ def solve_dual(
     r"""Minimize the dual by Newton's method where the draws can be trusted.
 
     A step is shortened until the dual decreases enough and the effective sample size of the new
-    weights stays above ``min_ess``: the region in which the draws know the tilted density.
+    weights stays above ``min_ess``: the region in which the draws know the tilted density. A start
+    outside of it, where new draws outweigh those that led there, is first brought back.
 
     Parameters
     ----------
@@ -176,6 +177,9 @@ def solve_dual(
         _, count, reached, stuck = carry
         return (count < max_steps) & ~reached & ~stuck
 
-    start = natural_parameters, 0, jnp.zeros((), bool), jnp.zeros((), bool)
+    shorter = scales[:, None] * natural_parameters[None]
+    trusted = jax.lax.map(lambda eta: value(eta)[1].ess, shorter) >= min_ess
+    eta = jnp.where(jnp.any(trusted), shorter[jnp.argmax(trusted)], 0.0)
+    start = eta, 0, jnp.zeros((), bool), jnp.zeros((), bool)
     solution, _, reached, _ = jax.lax.while_loop(proceeds, step, start)
     return solution, reached

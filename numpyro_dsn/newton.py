@@ -306,9 +306,9 @@ def corrected(dual: NewtonState, move: Array) -> Array:
     def ess(correction: Array) -> Array:
         return tilt(eta + correction, base, pool.statistics, pool.noise).ess
 
-    candidates = dual.correction[None] + 0.5 ** jnp.arange(6)[:, None] * move[None]
+    candidates = 0.8 ** jnp.arange(16)[:, None] * (dual.correction + move)[None]
     trusted = jax.lax.map(ess, candidates) >= 0.5 * ess(jnp.zeros_like(eta))
-    return jnp.where(jnp.any(trusted), candidates[jnp.argmax(trusted)], dual.correction)
+    return jnp.where(jnp.any(trusted), candidates[jnp.argmax(trusted)], 0.0)
 
 
 def gap_to(

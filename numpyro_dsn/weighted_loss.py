@@ -13,6 +13,9 @@ from numpyro_dsn.pool import Pool, log_weights
 MAX_RATIO = 30.0
 """Log ratios of flow and target count linearly beyond this many nats."""
 
+LARGE = 9.0
+"""Mean squared log ratios, in squared nats, count by their root beyond about this value."""
+
 ATTENTION = 0.3, 30.0
 """Bounds, in nats, of the log ratio that makes a draw more frequent in training."""
 
@@ -30,11 +33,13 @@ def weighted_loss(
 ) -> Callable[[Array, Params], Array]:
     r"""Return a function of a key and parameters whose mean is the loss of a flow.
 
-    .. math:: -E_p[\log q_\theta]
-              + \tfrac12 E_{q_\theta} \left[ \left( \log \frac{q_\theta}{p} \right)^2 \right]
+    .. math:: -E_p[\log q_\theta] + b \sqrt{1 + V / b}, \qquad
+              V = E_{q_\theta} \left[ \left( \log \frac{q_\theta}{p} \right)^2 \right]
 
     Both terms are estimated on draws that were simulated before, by their weights. No gradient
-    of the simulator is needed, and none of the second term's weights is differentiated.
+    of the simulator is needed, and none of the second term's weights is differentiated. Near the
+    optimum the second term is V / 2. Far from it, a few draws where the target has no mass would
+    outweigh the likelihood; the root with b = :data:`LARGE` keeps them from it.
 
     Parameters
     ----------
@@ -71,7 +76,8 @@ def weighted_loss(
         log_q = flow.log_prob(params, pool.flat[chosen])
         weight = jax.lax.stop_gradient(jnp.exp(jnp.minimum(log_q - log_last[chosen], 1.0)))
         weight /= attention[chosen]
-        value = -likelihood + jnp.mean(weight * _huber(log_q - log_target[chosen]))
+        variance = 2 * jnp.mean(weight * _huber(log_q - log_target[chosen]))
+        value = -likelihood + LARGE * jnp.sqrt(1 + variance / LARGE)
         # Far from all draws, lowering the density at one stray draw only moves it to the next.
         stray = flow.sample(stray_key, params, NUM_STRAY)
         beyond = jax.nn.relu(jnp.abs(stray - center[None]) / spread[None] - MAX_DISTANCE)
