@@ -18,9 +18,6 @@ from numpyro_dsn.weighted_loss import weighted_loss
 MAX_NORM = 1.0
 """Longer gradients are shortened: one stray draw of the flow could undo many steps."""
 
-MAX_SHARE = 0.02
-"""Largest weight of a draw in training."""
-
 AVERAGE = 0.5
 """Weight of an epoch in the averaged parameters."""
 
@@ -73,15 +70,13 @@ def newton_epoch(
     draws = log_weights(dual.pool, base), dual.pool.statistics, dual.pool.noise
     eta, solved = solve_dual(dual.natural_parameters, *draws, *scaled, method.min_ess)
     reached = solved & (annealing == 1)
-    aim = eta + dual.correction
+    correction = shortened(dual.correction, eta, *draws)
+    aim = eta + correction
     target = tilt(aim, *draws)
     log_target = base + exponent(aim, *draws[1:]) - target.log_normalizer
-    # A rare draw from where no flow had been can weigh as much as all others. The flow learns of
-    # it, but must not follow it alone.
-    trusted = jax.nn.log_softmax(jnp.minimum(target.log_weights, jnp.log(MAX_SHARE)))
     last = jnp.where(epoch == 1, 0, 1 + (epoch - 2) % method.num_flows)
     log_last = dual.pool.log_q[last]
-    loss = weighted_loss(flow, dual.pool, trusted, log_target, log_last, num_particles)
+    loss = weighted_loss(flow, dual.pool, target.log_weights, log_target, log_last, num_particles)
 
     arrived = dual.arrived | (dual.reached & reached)
     fresh = optim.init(optim.get_params(state.optim_state))
@@ -122,8 +117,7 @@ def newton_epoch(
     )
     # What the flow cannot represent shows up as a violation; aim beside the target to undo it.
     move = method.correction_rate * newton_move(residual, covariance)
-    correction = corrected(updated, move)
-    updated = updated._replace(correction=jnp.where(reached, correction, dual.correction))
+    updated = updated._replace(correction=correction + jnp.where(reached, move, 0.0))
 
     better = summary.converged & (-summary.gap > state.best.score)
     candidate = Best(params, epoch, -summary.gap)
@@ -298,16 +292,24 @@ def newton_move(residual: Array, covariance: Array) -> Array:
     return -(vectors @ (whitened / values)) / scale
 
 
-def corrected(dual: NewtonState, move: Array) -> Array:
-    """Return the correction after a move, shortened until half of the effective draws are left."""
-    pool, eta = dual.pool, dual.natural_parameters
-    base = log_weights(pool, _base(pool, dual.annealing))
+def shortened(
+    correction: Array, natural_parameters: Array, log_base: Array, statistics: Array, noise: Array
+) -> Array:
+    """Return a correction of eta, shortened until it leaves half of the effective draws.
+
+    Parameters
+    ----------
+    correction, natural_parameters
+        The correction and eta, each of shape ``(num_constraints,)``.
+    log_base, statistics, noise
+        Weighted draws, as for :func:`~numpyro_dsn.dual.tilt`.
+    """
 
     def ess(correction: Array) -> Array:
-        return tilt(eta + correction, base, pool.statistics, pool.noise).ess
+        return tilt(natural_parameters + correction, log_base, statistics, noise).ess
 
-    candidates = 0.8 ** jnp.arange(16)[:, None] * (dual.correction + move)[None]
-    trusted = jax.lax.map(ess, candidates) >= 0.5 * ess(jnp.zeros_like(eta))
+    candidates = 0.8 ** jnp.arange(16)[:, None] * correction[None]
+    trusted = jax.lax.map(ess, candidates) >= 0.5 * ess(jnp.zeros_like(correction))
     return jnp.where(jnp.any(trusted), candidates[jnp.argmax(trusted)], 0.0)
 
 

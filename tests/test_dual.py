@@ -57,6 +57,16 @@ def test_trust_region_stops_where_draws_are_too_few(rng_key):
     assert eta[0] < -0.5
 
 
+def test_a_start_that_the_draws_disprove_is_given_up(rng_key):
+    """Natural parameters of before can rest on draws that new ones outweigh."""
+    draws = uniform_draws(rng_key)
+    start, bound = jnp.array([-1e6]), jnp.array([0.3])
+    assert tilt(start, *draws).ess < 3
+    eta, reached = solve_dual(start, *draws, bound, bound, 100.0)
+    assert reached
+    np.testing.assert_allclose(eta, solve(draws, 0.3, 0.3)[0], rtol=0.01)
+
+
 def test_infeasible_mean_is_not_reached(rng_key):
     eta, reached = solve(uniform_draws(rng_key, 2000), 1.5, 1.5)
     assert not reached

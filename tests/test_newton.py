@@ -16,8 +16,7 @@ from numpyro_dsn import DSN, DualNewton, MaxEntropyELBO, Status, behavior
 from numpyro_dsn.constraints import Moments
 from numpyro_dsn.dual import tilt
 from numpyro_dsn.guides import AutoRealNVP
-from numpyro_dsn.newton import MAX_MOVE, corrected, newton_move
-from numpyro_dsn.pool import log_weights
+from numpyro_dsn.newton import MAX_MOVE, newton_move, shortened
 from numpyro_dsn.weighted_loss import attend
 
 SMALL = DualNewton(num_first=500, num_draws=200, num_flows=2, min_ess=50.0)
@@ -81,21 +80,32 @@ def test_move_is_bounded_where_statistics_are_redundant():
     assert move @ residual < 0
 
 
-def test_correction_leaves_half_of_the_effective_draws():
-    dsn = small_dsn(plane, lambda sites: behavior("f", sites["z"], Moments(jnp.zeros(2))))
-    dual = jax.tree.map(lambda leaf: leaf[0], dsn.init(jax.random.key(0)).chains.dual)
-    pool = dual.pool
-    base = log_weights(pool, pool.log_prior)
+def test_correction_leaves_half_of_the_effective_draws(rng_key):
+    statistics = jax.random.normal(rng_key, (1000, 2))
+    draws = jnp.zeros(1000), statistics, jnp.zeros((1000, 1, 2))
+    eta = jnp.array([0.2, 0.0])
 
-    def ess(eta):
-        return tilt(eta, base, pool.statistics, pool.noise).ess
+    def ess(correction):
+        return tilt(eta + correction, *draws).ess
 
-    far = corrected(dual, jnp.array([20.0, 0.0]))
-    assert ess(jnp.array([20.0, 0.0])) < 0.1 * ess(jnp.zeros(2))
+    far = shortened(jnp.array([2.0, 0.0]), eta, *draws)
+    assert ess(jnp.array([2.0, 0.0])) < 0.1 * ess(jnp.zeros(2))
     assert ess(far) >= 0.5 * ess(jnp.zeros(2))
     assert far[0] > 0
     near = jnp.array([0.1, -0.1])
-    assert_allclose(corrected(dual, near), near)
+    assert_allclose(shortened(near, eta, *draws), near)
+
+
+@pytest.mark.filterwarnings("ignore:Infeasible", "ignore:The fit has not converged")
+def test_a_fit_that_arrived_keeps_its_optimizer():
+    """New draws can make it leave again; starting afresh would undo what it has learned."""
+    dsn = small_dsn(plane, lambda sites: behavior("f", sites["z"][0], Moments(5.0)))
+    state = dsn.init(jax.random.key(0))
+    count = lambda state: int(state.chains.optim_state[0][0])  # noqa: E731
+    assert count(dsn.update(dsn.update(state))) == 20
+    dual = state.chains.dual._replace(arrived=jnp.ones(1, bool))
+    state = state._replace(chains=state.chains._replace(dual=dual))
+    assert count(dsn.update(dsn.update(state))) == 40
 
 
 # In ten dimensions the bound itself is too low: docs/solver.md.

@@ -1,0 +1,38 @@
+"""The loss on weighted draws, by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from numpyro_dsn.flow import Flow
+from numpyro_dsn.pool import Draws, empty_pool
+from numpyro_dsn.weighted_loss import LARGE, MAX_RATIO, weighted_loss
+
+NUM_DRAWS = 64
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 2.0, 500.0])
+def test_a_constant_log_ratio(ratio, rng_key):
+    """Small ones count by their square, large ones no more than their own size, by and large."""
+    flat = jnp.linspace(-1.0, 1.0, NUM_DRAWS)[:, None]
+    zeros, statistics = jnp.zeros(NUM_DRAWS), jnp.zeros((NUM_DRAWS, 1))
+    finite = jnp.ones(NUM_DRAWS, bool)
+    draws = Draws(flat, statistics, statistics[:, None], zeros, zeros, finite)
+    pool = empty_pool(draws, zeros, zeros, num_flows=1, size=1)
+    log_q = pool.log_prior
+    flow = Flow(
+        sample=lambda key, params, number: jnp.zeros((number, 1)),
+        log_prob=lambda params, z: params + jnp.zeros(len(z)),
+        simulate=lambda key, z: draws,
+    )
+    weights = jnp.where(pool.finite, -jnp.log(NUM_DRAWS), -jnp.inf)
+    loss = weighted_loss(flow, pool, weights, log_q - ratio, log_q, NUM_DRAWS)
+    value, gradient = jax.value_and_grad(lambda shift: loss(rng_key, shift))(0.0)
+    square = ratio**2 if ratio < MAX_RATIO else 2 * MAX_RATIO * ratio - MAX_RATIO**2
+    root = np.sqrt(1 + square / LARGE)
+    np.testing.assert_allclose(value, LARGE * root, rtol=1e-5)
+    # Minus one is the likelihood's. Without the root, 30 would outweigh it.
+    slope = min(ratio, MAX_RATIO) / root
+    np.testing.assert_allclose(gradient, slope - 1, atol=1e-4)
+    assert slope < 3
