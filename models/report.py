@@ -145,10 +145,10 @@ def write_comparison(
     return comparison, files
 
 
-def count_simulations(result: DSNResult, num_first: int = DualNewton().num_first) -> int:
-    """Return the number of simulated circuits of a fit with the default number of each epoch."""
+def count_simulations(result: DSNResult) -> int:
+    """Return the number of simulated circuits of a fit with the default numbers."""
     num_epochs = len(result.history.epochs.entropy) - 1
-    return num_first + num_epochs * DualNewton().num_draws
+    return DualNewton().num_first + num_epochs * DualNewton().num_draws
 
 
 def _row(values: Array) -> str:

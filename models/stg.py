@@ -27,9 +27,9 @@ from models.stg_circuit import (
     frequency,
     simulate,
 )
-from numpyro_dsn import DSN, DSNResult, DualNewton, behavior, sensitivity
+from numpyro_dsn import DSN, DSNResult, behavior, sensitivity
 from numpyro_dsn.constraints import Moments
-from numpyro_dsn.guides import AutoNeuralSpline, AutoRealNVP
+from numpyro_dsn.guides import AutoNeuralSpline
 
 Box = tuple[tuple[float, float], tuple[float, float]]
 
@@ -42,7 +42,6 @@ BOXES = {"published": PUBLISHED_BOX, "draft": DRAFT_BOX}
 CONDUCTANCES = ("g_el", "g_synA")
 COORDS = {"conductance": np.array(CONDUCTANCES), "neuron": np.array(NEURONS)}
 """Names of the elements in ArviZ data."""
-GUIDES = {"spline": AutoNeuralSpline, "real-nvp": AutoRealNVP}
 HUB = NEURONS.index("hub")
 NUM_COMPONENTS = 32
 """Number of normal distributions that the flow's base mixes."""
@@ -95,13 +94,11 @@ def fit(
     seed: int,
     num_epochs: int,
     num_chains: int = 1,
-    guide: str = "spline",
-    num_first: int = DualNewton().num_first,
 ) -> DSNResult:
     """Fit one of the properties with the default method.
 
     The frequency jumps between circuits, so that the solution has folds and slits; splines follow
-    them more closely than real NVP, which is the sturdier one where the box is large.
+    them more closely than real NVP.
 
     Parameters
     ----------
@@ -117,14 +114,9 @@ def fit(
         Largest number of epochs.
     num_chains
         Number of independent fits.
-    guide
-        Key of :data:`GUIDES`.
-    num_first
-        Number of draws of the prior at the start.
     """
-    flow = GUIDES[guide](circuit, num_components=NUM_COMPONENTS)
-    method = DualNewton(num_first=num_first)
-    dsn = DSN(circuit, BEHAVIORS[property_name], flow, multipliers=method, num_chains=num_chains)
+    guide = AutoNeuralSpline(circuit, num_components=NUM_COMPONENTS)
+    dsn = DSN(circuit, BEHAVIORS[property_name], guide, num_chains=num_chains)
     return dsn.run(jax.random.key(seed), box, noise, num_epochs=num_epochs)
 
 
@@ -293,8 +285,6 @@ def main() -> None:
     parser.add_argument("--noise", action="store_true", help="add the published current noise")
     parser.add_argument("--num-epochs", type=int, default=30)
     parser.add_argument("--num-chains", type=int, default=1)
-    parser.add_argument("--guide", choices=GUIDES, default="spline")
-    parser.add_argument("--num-first", type=int, default=DualNewton().num_first)
     parser.add_argument("--compare", action="store_true", help="run NUTS, SMC and ABC too")
     parser.add_argument("--sensitivity", action="store_true", help="find modes and directions")
     arguments = parser.parse_args()
@@ -308,8 +298,6 @@ def main() -> None:
         arguments.seed,
         arguments.num_epochs,
         arguments.num_chains,
-        arguments.guide,
-        arguments.num_first,
     )
     seconds = time.perf_counter() - began
     result.print_summary()
@@ -325,7 +313,7 @@ def main() -> None:
         print(f"wrote {written}")
     if arguments.compare:
         own = inference_data(result)
-        count = report.count_simulations(result, arguments.num_first)
+        count = report.count_simulations(result)
         own.attrs |= {"sampling_time": seconds, "num_simulations": count}
         datas = {"DSN": own} | report.other_engines(result, arguments.seed, COORDS, 60, NUM_SAMPLES)
         comparison, files = report.write_comparison(datas, "g", None, arguments.out)
