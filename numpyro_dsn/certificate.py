@@ -14,7 +14,7 @@ from numpyro_dsn.flow import Flow
 from numpyro_dsn.history import Epoch
 from numpyro_dsn.multipliers import NewtonState
 from numpyro_dsn.newton import gap_to, rescale
-from numpyro_dsn.pool import Pool, empty_pool, insert_draws, log_weights
+from numpyro_dsn.pool import Pool, component_of, empty_pool, insert_draws, log_weights, unseen
 
 COVERED = np.log(10.0)
 """A fit covers a draw of the optimum if its density is at least a tenth of the optimum's."""
@@ -148,13 +148,17 @@ def solve(evidence: Evidence, min_ess: float) -> Evidence:
     return evidence._replace(natural_parameters=eta)
 
 
-def from_newton(dual: NewtonState, flow: Flow, params: Any, lower: Array, upper: Array) -> Evidence:
-    """Return the draws that the dual Newton method kept, with the density of a fit.
+def from_newton(
+    dual: NewtonState, epoch: Array, flow: Flow, params: Any, lower: Array, upper: Array
+) -> Evidence:
+    """Return the draws that the dual Newton method kept from training, with the density of a fit.
 
     Parameters
     ----------
     dual
         Dual variables of one fit.
+    epoch
+        Number of finished epochs, shape ``()``.
     flow
         Functions of the guide and the circuit.
     params
@@ -167,7 +171,7 @@ def from_newton(dual: NewtonState, flow: Flow, params: Any, lower: Array, upper:
     scaled = (lower - dual.origin) / dual.scale, (upper - dual.origin) / dual.scale
     start = Evidence(pool, log_q, eta, *scaled, dual.scale, bool(dual.from_prior))
     # The draws of the last epoch came after its multipliers.
-    return solve(start, MIN_ESS)
+    return solve(start, MIN_ESS)._replace(pool=unseen(pool, component_of(epoch, pool)))
 
 
 def collect(
@@ -224,8 +228,7 @@ def _estimate(evidence: Evidence) -> dict[str, Array]:
 
     tilt_exponent = exponent(eta, pool.statistics, pool.noise)
     log_target = pool.log_prior + tilt_exponent - tilted.log_normalizer
-    # Draws of the prior come first in the pool.
-    is_prior = (jnp.arange(log_q.size) < pool.counts[0]) & pool.finite & evidence.from_prior
+    is_prior = (pool.component == 0) & pool.finite & evidence.from_prior
     prior_weights = jax.nn.softmax(jnp.where(is_prior, tilt_exponent, -jnp.inf))
     prior_ess = jnp.where(evidence.from_prior, 1 / jnp.sum(prior_weights**2), 0.0)
     missed = (log_q < log_target - COVERED).astype(log_q.dtype)

@@ -12,7 +12,17 @@ from numpyro_dsn.epoch import Best, ChainState, Params, train, violations
 from numpyro_dsn.flow import Flow
 from numpyro_dsn.history import Epoch, Trace
 from numpyro_dsn.multipliers import DualNewton, NewtonState
-from numpyro_dsn.pool import Draws, Pool, divergence, empty_pool, insert_draws, log_weights
+from numpyro_dsn.pool import (
+    Draws,
+    Pool,
+    component_of,
+    divergence,
+    empty_pool,
+    insert_draws,
+    log_weights,
+    seen,
+    unseen,
+)
 from numpyro_dsn.weighted_loss import weighted_loss
 
 MAX_NORM = 1.0
@@ -72,11 +82,11 @@ def newton_epoch(
     reached = solved & (annealing == 1)
     correction = shortened(dual.correction, eta, *draws)
     aim = eta + correction
-    target = tilt(aim, *draws)
-    log_target = base + exponent(aim, *draws[1:]) - target.log_normalizer
-    last = jnp.where(epoch == 1, 0, 1 + (epoch - 2) % method.num_flows)
-    log_last = dual.pool.log_q[last]
-    loss = weighted_loss(flow, dual.pool, target.log_weights, log_target, log_last, num_particles)
+    log_target = base + exponent(aim, *draws[1:]) - tilt(aim, *draws).log_normalizer
+    training = seen(dual.pool)
+    target = tilt(aim, log_weights(training, base), *draws[1:])
+    log_last = dual.pool.log_q[component_of(epoch - 1, dual.pool)]
+    loss = weighted_loss(flow, training, target.log_weights, log_target, log_last, num_particles)
 
     arrived = dual.arrived | (dual.reached & reached)
     fresh = optim.init(optim.get_params(state.optim_state))
@@ -100,7 +110,7 @@ def newton_epoch(
 
     new = flow.simulate(simulator_key, flow.sample(sample_key, params, method.num_draws))
     new = rescale(new, dual.origin, dual.scale)
-    component = 1 + (epoch - 1) % method.num_flows
+    component = component_of(epoch, dual.pool)
     first = jnp.where(dual.from_prior, new.log_prior, flow.log_prob(dual.first_params, new.flat))
     pool = insert_draws(dual.pool, component, params, new, first, flow.log_prob)
     updated = dual._replace(
@@ -221,13 +231,13 @@ def _anneal(dual: NewtonState, min_ess: float) -> Array:
 def _measure(
     dual: NewtonState, component: Array, lower: Array, upper: Array, method: DualNewton
 ) -> tuple[Epoch, Array, Array]:
-    """Measure a component of the pool on all draws, and the distance to the optimum.
+    """Measure the newest component of the pool, and its distance to the optimum.
 
     Returns
     -------
     The measurements, the violation and the covariance of T in the pool's units.
     """
-    pool = dual.pool
+    pool = unseen(dual.pool, component)
     log_q = pool.log_q[component]
     log_w = log_weights(pool, log_q)
     weights = jax.nn.softmax(log_w)

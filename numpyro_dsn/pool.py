@@ -8,6 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
 
+HELD_OUT = 4
+"""One draw in this many is kept from training."""
+
 
 class Pool(NamedTuple):
     r"""Draws from several proposals, weighted by their mixture.
@@ -30,6 +33,10 @@ class Pool(NamedTuple):
         Log of the volume on the constrained space per unconstrained volume, of the same shape.
     finite
         Whether T was finite, of the same shape; false in slots that are not used yet.
+    component
+        Number of the component that each draw is from, of the same shape.
+    held_out
+        Whether a draw is kept from training, of the same shape.
     log_q
         Log density of every component at every draw, shape ``(num_components, num_draws)``.
     counts
@@ -44,6 +51,8 @@ class Pool(NamedTuple):
     log_prior: Array
     log_det: Array
     finite: Array
+    component: Array
+    held_out: Array
     log_q: Array
     counts: Array
     params: Any
@@ -84,6 +93,7 @@ def empty_pool(first: Draws, log_first: Array, params: Any, num_flows: int, size
 
     num_draws = first.flat.shape[0] + room
     log_q = jnp.full((num_flows + 1, num_draws), -jnp.inf, first.log_prior.dtype)
+    sizes = [first.flat.shape[0]] + [size] * num_flows
     return Pool(
         flat=pad(first.flat, 0.0),
         statistics=pad(first.statistics, 0.0),
@@ -91,9 +101,44 @@ def empty_pool(first: Draws, log_first: Array, params: Any, num_flows: int, size
         log_prior=pad(first.log_prior, 0.0),
         log_det=pad(first.log_det, 0.0),
         finite=pad(first.finite, False),
+        component=jnp.concatenate([jnp.full(n, k) for k, n in enumerate(sizes)]),
+        held_out=jnp.concatenate([jnp.arange(n) % HELD_OUT == 0 for n in sizes]),
         log_q=log_q.at[0].set(pad(log_first, -jnp.inf)),
         counts=jnp.zeros(num_flows + 1).at[0].set(first.flat.shape[0]),
         params=jax.tree.map(lambda leaf: jnp.stack([leaf] * num_flows), params),
+    )
+
+
+def component_of(epoch: Array, pool: Pool) -> Array:
+    """Return the number of the component that holds the draws of an epoch."""
+    return jnp.where(epoch == 0, 0, 1 + (epoch - 1) % (pool.counts.size - 1))
+
+
+def seen(pool: Pool) -> Pool:
+    """Return the pool with the draws that flows are trained on alone."""
+    return pool._replace(
+        finite=pool.finite & ~pool.held_out,
+        counts=pool.counts - jnp.ceil(pool.counts / HELD_OUT),
+    )
+
+
+def unseen(pool: Pool, newest: Array) -> Pool:
+    """Return the pool with the draws that no flow was trained on alone.
+
+    A flow's density is too high at draws that it was trained on, and so would be the weights that
+    measure it there.
+
+    Parameters
+    ----------
+    pool
+        The pool.
+    newest
+        Number of the component whose draws are too new for any flow to know, shape ``()``.
+    """
+    is_newest = jnp.arange(pool.counts.size) == newest
+    return pool._replace(
+        finite=pool.finite & (pool.held_out | (pool.component == newest)),
+        counts=jnp.where(is_newest, pool.counts, jnp.ceil(pool.counts / HELD_OUT)),
     )
 
 
@@ -178,7 +223,7 @@ def insert_draws(
     columns = jnp.concatenate([log_first[None], at_new])
     log_q = jax.lax.dynamic_update_slice_in_dim(pool.log_q, columns, start, axis=1)
     flat = put(pool.flat, draws.flat)
-    return Pool(
+    return pool._replace(
         flat=flat,
         statistics=put(pool.statistics, draws.statistics),
         noise=put(pool.noise, draws.noise),

@@ -112,7 +112,7 @@ class DSNResult:
         bounds = fit.program.lower, fit.program.upper
         held = chain.best.params if int(chain.best.epoch) >= 0 else chain.params
         if isinstance(chain.dual, NewtonState):
-            evidence = from_newton(chain.dual, fit.flow, held, *bounds)
+            evidence = from_newton(chain.dual, chain.epoch, fit.flow, held, *bounds)
         else:
             evidence = collect(jax.random.key(0), fit.flow, fit.prior, held, *bounds)
         eta = evidence.natural_parameters / evidence.scale

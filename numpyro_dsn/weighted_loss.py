@@ -34,12 +34,14 @@ def weighted_loss(
     r"""Return a function of a key and parameters whose mean is the loss of a flow.
 
     .. math:: -E_p[\log q_\theta] + b \sqrt{1 + V / b}, \qquad
-              V = E_{q_\theta} \left[ \left( \log \frac{q_\theta}{p} \right)^2 \right]
+              V = E_p \left[ \left( \log \frac{q_\theta}{p} \right)_+^2 \right]
+              + E_{q_\theta} \left[ \left( \log \frac{q_\theta}{p} \right)^2 \right]
 
-    Both terms are estimated on draws that were simulated before, by their weights. No gradient
-    of the simulator is needed, and none of the second term's weights is differentiated. Near the
-    optimum the second term is V / 2. Far from it, a few draws where the target has no mass would
-    outweigh the likelihood; the root with b = :data:`LARGE` keeps them from it.
+    All means are estimated on draws that were simulated before, by their weights. No gradient
+    of the simulator is needed, and none of the weights is differentiated. The first part of V
+    counts where the density is too high at draws that it is trained on: the likelihood alone
+    would raise it there without end. Far from the optimum, a few draws where the target has no
+    mass would outweigh the likelihood; the root with b = :data:`LARGE` keeps them from it.
 
     Parameters
     ----------
@@ -69,15 +71,17 @@ def weighted_loss(
         target_key, last_key, stray_key = jax.random.split(key, 3)
         # Likelihood of draws of the target: a mode that the draws know is never given up.
         chosen = _resample(target_key, from_target, num_particles // 2)
-        likelihood = flow.log_prob(params, pool.flat[chosen]).mean()
+        log_q = flow.log_prob(params, pool.flat[chosen])
+        likelihood = log_q.mean()
+        square = _huber(jax.nn.relu(log_q - log_target[chosen])).mean()
         # Log-variance on draws of the last flow: takes mass away from where the target has none,
         # as reverse KL does, with neither new simulations nor gradients of the simulator.
         chosen = _resample(last_key, from_last, num_particles // 2)
         log_q = flow.log_prob(params, pool.flat[chosen])
         weight = jax.lax.stop_gradient(jnp.exp(jnp.minimum(log_q - log_last[chosen], 1.0)))
         weight /= attention[chosen]
-        variance = 2 * jnp.mean(weight * _huber(log_q - log_target[chosen]))
-        value = -likelihood + LARGE * jnp.sqrt(1 + variance / LARGE)
+        square += jnp.mean(weight * _huber(log_q - log_target[chosen]))
+        value = -likelihood + LARGE * jnp.sqrt(1 + 2 * square / LARGE)
         # Far from all draws, lowering the density at one stray draw only moves it to the next.
         stray = flow.sample(stray_key, params, NUM_STRAY)
         beyond = jax.nn.relu(jnp.abs(stray - center[None]) / spread[None] - MAX_DISTANCE)

@@ -12,9 +12,8 @@ from numpyro_dsn.weighted_loss import LARGE, MAX_RATIO, weighted_loss
 NUM_DRAWS = 64
 
 
-@pytest.mark.parametrize("ratio", [0.0, 0.1, 2.0, 500.0])
-def test_a_constant_log_ratio(ratio, rng_key):
-    """Small ones count by their square, large ones no more than their own size, by and large."""
+def constant_ratio_loss(ratio, rng_key):
+    """Return the loss of a flow whose log density is ``ratio`` above the target's everywhere."""
     flat = jnp.linspace(-1.0, 1.0, NUM_DRAWS)[:, None]
     zeros, statistics = jnp.zeros(NUM_DRAWS), jnp.zeros((NUM_DRAWS, 1))
     finite = jnp.ones(NUM_DRAWS, bool)
@@ -28,11 +27,24 @@ def test_a_constant_log_ratio(ratio, rng_key):
     )
     weights = jnp.where(pool.finite, -jnp.log(NUM_DRAWS), -jnp.inf)
     loss = weighted_loss(flow, pool, weights, log_q - ratio, log_q, NUM_DRAWS)
-    value, gradient = jax.value_and_grad(lambda shift: loss(rng_key, shift))(0.0)
+    return lambda shift: loss(rng_key, shift)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 2.0, 500.0])
+def test_a_constant_log_ratio(ratio, rng_key):
+    """Small ones count by their square, large ones no more than their own size, by and large."""
+    value, gradient = jax.value_and_grad(constant_ratio_loss(ratio, rng_key))(0.0)
+    # Both kinds of draws have this ratio.
     square = ratio**2 if ratio < MAX_RATIO else 2 * MAX_RATIO * ratio - MAX_RATIO**2
-    root = np.sqrt(1 + square / LARGE)
+    root = np.sqrt(1 + 2 * square / LARGE)
     np.testing.assert_allclose(value, LARGE * root, rtol=1e-5)
     # Minus one is the likelihood's. Without the root, 30 would outweigh it.
-    slope = min(ratio, MAX_RATIO) / root
+    slope = 2 * min(ratio, MAX_RATIO) / root
     np.testing.assert_allclose(gradient, slope - 1, atol=1e-4)
-    assert slope < 3
+    assert slope < 4.3
+
+
+def test_a_density_that_is_too_low_is_left_to_the_likelihood(rng_key):
+    """At draws of the target the square counts on one side, at draws of the last flow on both."""
+    value = constant_ratio_loss(-2.0, rng_key)(0.0)
+    np.testing.assert_allclose(value, LARGE * np.sqrt(1 + 4.0 / LARGE), rtol=1e-5)
