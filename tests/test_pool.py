@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
 
-from numpyro_dsn.pool import Draws, empty_pool, insert_draws, log_weights
+from numpyro_dsn.pool import Draws, empty_pool, insert_draws, log_weights, seen, unseen
 
 
 def log_density(params, flat):
@@ -67,3 +67,45 @@ def test_draws_that_are_not_finite_have_no_weight(rng_key):
     weights = log_weights(pool, jnp.zeros(15))
     assert np.isneginf(weights[:3]).all()
     assert np.isfinite(weights[3:10]).all()
+
+
+def test_seen_and_unseen_draws_share_the_pool(rng_key):
+    pool = filled_pool(rng_key, FLOWS[:2])
+    training, rest = seen(pool), unseen(pool, jnp.array(2))
+    assert training.counts.tolist() == [3000, 3000, 3000]
+    assert rest.counts.tolist() == [1000, 1000, 4000]
+    for view in (training, rest):
+        assert np.bincount(view.component[view.finite]).tolist() == view.counts.tolist()
+    old = pool.component != 2
+    assert np.array_equal(rest.finite[old], ~training.finite[old])
+
+
+def test_draws_that_a_flow_was_trained_on_mislead(rng_key):
+    """Half of the flow's mass is in spikes at the draws that it has seen."""
+    size, width = 2000, 1e-4
+    keys = jax.random.split(rng_key, 4)
+    zeros, finite = jnp.zeros(size), jnp.ones(size, bool)
+
+    def normal_draws(flat):
+        return Draws(flat, flat, jnp.zeros_like(flat)[:, None], zeros, zeros, finite)
+
+    first = normal_draws(jax.random.normal(keys[0], (size, 1)))
+    pool = empty_pool(first, norm.logpdf(first.flat[:, 0]), FLOWS[0], 1, size)
+    known = pool.flat[:size][~pool.held_out[:size], 0]
+
+    def memorized(_, flat):
+        spikes = norm.pdf(flat, known[None], width).mean(-1)
+        return jnp.log(0.5 * norm.pdf(flat[:, 0]) + 0.5 * spikes)
+
+    centers = jax.random.choice(keys[1], known, (size // 2,))
+    near = centers + width * jax.random.normal(keys[2], centers.shape)
+    flat = jnp.concatenate([jax.random.normal(keys[3], (size // 2,)), near])[:, None]
+    at_first = norm.logpdf(flat[:, 0])
+    pool = insert_draws(pool, jnp.array(1), FLOWS[0], normal_draws(flat), at_first, memorized)
+
+    def deviation(pool):
+        weights = jnp.exp(log_weights(pool, norm.logpdf(pool.flat[:, 0])))
+        return abs(weights.sum() - 1) / jnp.sqrt(jnp.sum(weights**2))
+
+    assert deviation(unseen(pool, jnp.array(1))) < 4
+    assert deviation(pool) > 4
