@@ -157,7 +157,8 @@ class NewtonState(NamedTuple):
     natural_parameters
         eta in units of ``1 / scale``, shape ``(num_constraints,)``.
     correction
-        What is added to eta when the flow is fitted, to undo the flow's own error; same shape.
+        What is added to eta when the flow is fitted, if the draws allow it, to undo the flow's own
+        error; same shape.
     origin, scale
         Origin and unit in which T is kept, each of shape ``(num_constraints,)``.
     annealing
@@ -203,7 +204,7 @@ class DualNewton(NamedTuple):
     num_first
         Number of draws of the prior at the start.
     num_draws
-        Number of draws that are simulated in an epoch.
+        Number of draws that are simulated in an epoch; three of four are for training.
     num_flows
         Number of epochs whose draws are kept.
     num_replicates

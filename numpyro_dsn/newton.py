@@ -20,6 +20,7 @@ from numpyro_dsn.pool import (
     empty_pool,
     insert_draws,
     log_weights,
+    relative_variance,
     seen,
     unseen,
 )
@@ -349,4 +350,4 @@ def gap_to(
     log_target = log_base + pool.statistics @ natural_parameters - tilted.log_normalizer
     gap, variance = divergence(pool, log_q, log_target)
     # The two estimates share draws; their errors are added as if they did not.
-    return gap, jnp.sqrt(variance + 1 / tilted.ess)
+    return gap, jnp.sqrt(variance + relative_variance(pool, tilted.log_weights))

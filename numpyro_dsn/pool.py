@@ -182,6 +182,28 @@ def divergence(pool: Pool, log_q: Array, log_p: Array) -> tuple[Array, Array]:
     return value, weights**2 @ (ratio - value) ** 2
 
 
+def relative_variance(pool: Pool, log_weights: Array) -> Array:
+    r"""Return the squared relative standard error of the sum of weights, shape ``()``.
+
+    .. math:: \sum_k \left[ \sum_{i \in k} w_i^2
+              - \frac{1}{n_k} \Bigl( \sum_{i \in k} w_i \Bigr)^2 \right]
+
+    The number of draws of each component k is fixed, so that equal weights have no error.
+
+    Parameters
+    ----------
+    pool
+        The pool.
+    log_weights
+        Normalized log weights, shape ``(num_draws,)``.
+    """
+    weights = jnp.exp(log_weights)
+    shares = jnp.zeros_like(pool.counts).at[pool.component].add(weights)
+    used = pool.counts > 0
+    within = jnp.where(used, shares**2 / jnp.where(used, pool.counts, 1.0), 0.0)
+    return jnp.maximum(jnp.sum(weights**2) - within.sum(), 0.0)
+
+
 def insert_draws(
     pool: Pool,
     component: Array,

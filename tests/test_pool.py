@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
 
-from numpyro_dsn.pool import Draws, empty_pool, insert_draws, log_weights, seen, unseen
+from numpyro_dsn.pool import (
+    Draws,
+    empty_pool,
+    insert_draws,
+    log_weights,
+    relative_variance,
+    seen,
+    unseen,
+)
 
 
 def log_density(params, flat):
@@ -109,3 +117,24 @@ def test_draws_that_a_flow_was_trained_on_mislead(rng_key):
 
     assert deviation(unseen(pool, jnp.array(1))) < 4
     assert deviation(pool) > 4
+
+
+def test_relative_variance_is_that_of_many_pools(rng_key):
+    """The sum of weights of 200 small pools, and the error that each says it has."""
+
+    def estimate(key):
+        pool = filled_pool(key, FLOWS[:2], size=100)
+        weights = log_weights(pool, norm.logpdf(pool.flat[:, 0], 0.5, 1.0))
+        total = jax.scipy.special.logsumexp(weights)
+        return jnp.exp(total), relative_variance(pool, weights - total)
+
+    totals, variances = jax.vmap(estimate)(jax.random.split(rng_key, 200))
+    # The variance of 200 normal numbers is known to 10 %; the other estimate adds little.
+    assert abs(totals.var() / variances.mean() - 1) < 0.4
+    assert abs(totals.mean() - 1) < 4 * totals.std() / np.sqrt(200)
+
+
+def test_equal_weights_have_no_error(rng_key):
+    pool = filled_pool(rng_key, [])
+    weights = log_weights(pool, log_density(PRIOR, pool.flat))
+    assert relative_variance(pool, weights) < 1e-6  # one over 4000, but for that
