@@ -108,13 +108,13 @@ def test_a_fit_that_arrived_keeps_its_optimizer():
     assert count(dsn.update(dsn.update(state))) == 40
 
 
-# In ten dimensions the bound itself is too low: docs/solver.md.
-LOW_DIMENSIONAL = [name for name in CLOSED_FORMS if name not in ("uniform", "isotropic")]
+# In ten dimensions a violation that is allowed is worth more than 0.02 nats: docs/solver.md.
+NAMES = [name for name in CLOSED_FORMS if name not in ("uniform", "isotropic")]
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Not enough tail samples")
-@pytest.mark.parametrize("name", LOW_DIMENSIONAL)
+@pytest.mark.parametrize("name", NAMES)
 def test_closed_form(name):
     problem = CLOSED_FORMS[name]
     dsn = DSN(problem.model, problem.behavior)
