@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings("ignore")]
 
 MEAN, STD = 0.75, 0.075
 NUM_ORACLE = 8_000_000
-"""Draws of the prior behind the exact answer, of which 12,000 are effective: 0.01 nats."""
+"""Draws of the prior behind the exact answer, of which 8,500 are effective: 0.01 nats."""
 
 
 def level(z, step):
