@@ -71,6 +71,8 @@ class Evidence(NamedTuple):
 
     pool
         Draws of the prior and of flows.
+    unseen
+        Those of them that the fit was not trained on.
     log_q
         Log density of the fit at every draw, in unconstrained space, shape ``(num_draws,)``.
     natural_parameters
@@ -84,6 +86,7 @@ class Evidence(NamedTuple):
     """
 
     pool: Pool
+    unseen: Pool
     log_q: Array
     natural_parameters: Array
     lower: Array
@@ -151,7 +154,7 @@ def solve(evidence: Evidence, min_ess: float) -> Evidence:
 def from_newton(
     dual: NewtonState, epoch: Array, flow: Flow, params: Any, lower: Array, upper: Array
 ) -> Evidence:
-    """Return the draws that the dual Newton method kept from training, with the density of a fit.
+    """Return the draws that the dual Newton method kept, with the density of a fit.
 
     Parameters
     ----------
@@ -169,9 +172,10 @@ def from_newton(
     pool, eta = dual.pool, dual.natural_parameters
     log_q = jax.jit(flow.log_prob)(params, pool.flat)
     scaled = (lower - dual.origin) / dual.scale, (upper - dual.origin) / dual.scale
-    start = Evidence(pool, log_q, eta, *scaled, dual.scale, bool(dual.from_prior))
+    fresh = unseen(pool, component_of(epoch, pool))
+    start = Evidence(pool, fresh, log_q, eta, *scaled, dual.scale, bool(dual.from_prior))
     # The draws of the last epoch came after its multipliers.
-    return solve(start, MIN_ESS)._replace(pool=unseen(pool, component_of(epoch, pool)))
+    return solve(start, MIN_ESS)
 
 
 def collect(
@@ -215,11 +219,12 @@ def collect(
     pool = insert_draws(pool, jnp.ones((), int), params, own, own_first, flow.log_prob)
     bounds = (lower - origin) / scale, (upper - origin) / scale
     zeros = jnp.zeros_like(lower)
-    return solve(Evidence(pool, pool.log_q[1], zeros, *bounds, scale, prior is not None), MIN_ESS)
+    start = Evidence(pool, pool, pool.log_q[1], zeros, *bounds, scale, prior is not None)
+    return solve(start, MIN_ESS)
 
 
 def _estimate(evidence: Evidence) -> dict[str, Array]:
-    pool, eta = evidence.pool, evidence.natural_parameters
+    pool, eta = evidence.unseen, evidence.natural_parameters
     log_base = log_weights(pool, pool.log_prior)
     tilted = tilt(eta, log_base, pool.statistics, pool.noise)
     bound = dual_value(eta, tilted.log_normalizer, evidence.lower, evidence.upper)
