@@ -20,6 +20,7 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.typing import ArrayLike
 
+from models.sc_modes import SELF_RANGES, ModeDraws, bend, mode_draws, tabulate
 from models.sc_simulator import (
     DRAFT,
     MODES,
@@ -49,9 +50,6 @@ STRENGTHS = np.array([0.0, 0.3, 0.5, 0.675, 0.85, 1.0])
 
 NUM_TRIALS, NUM_REPLICATES = 100, 4
 """Trials of each task in a simulation, and simulations of each circuit."""
-
-SELF_RANGES = ((-2.0, -0.5), (-0.5, 0.5), (0.5, 2.0))
-"""Ranges of sW in which hW bends over it."""
 
 SLACK = 0.05
 """How far responses may be from all-or-none; the tolerance of the draft's convergence test."""
@@ -291,37 +289,6 @@ def silence(
     return jnp.stack([measure(strength) for strength in np.asarray(strengths)])
 
 
-def tabulate(fits: dict[float, DSNResult]) -> str:
-    """Return the mean eigenvalue of every mode with its standard error, and the deviation."""
-    lines = ["accuracy  " + "  ".join(f"{mode:>21}" for mode in MODES)]
-    for accuracy, result in sorted(fits.items()):
-        values = np.asarray(result.get_samples()["eigenvalue"])
-        cells = (
-            f"{mean:+6.2f} +- {std / np.sqrt(len(values)):4.2f} ({std:5.2f})"
-            for mean, std in zip(values.mean(0), values.std(0), strict=True)
-        )
-        lines.append(f"{accuracy:8.2f}  " + "  ".join(f"{cell:>21}" for cell in cells))
-    return "\n".join(lines)
-
-
-def bend(weights: np.ndarray) -> list[tuple[float, float]]:
-    """Return the slope of hW over sW and its standard error, in each of ``SELF_RANGES``.
-
-    Parameters
-    ----------
-    weights
-        Draws of sW, vW, hW and dW, shape ``(num_draws, 4)``.
-    """
-    slopes = []
-    for low, high in SELF_RANGES:
-        s, _, h, _ = weights[(weights[:, 0] > low) & (weights[:, 0] < high)].T
-        covariance = np.cov(s, h)
-        slope = covariance[0, 1] / covariance[0, 0]
-        residual = covariance[1, 1] - slope * covariance[0, 1]
-        slopes.append((slope, np.sqrt(residual / covariance[0, 0] / (len(s) - 2))))
-    return slopes
-
-
 def to_data(result: DSNResult) -> Any:
     """Return InferenceData or DataTree with the names of weights, modes and tasks."""
     num_weights = result.fit.program.latents["z"]["value"].size
@@ -346,7 +313,9 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     from models import sc_figures  # matplotlib is only needed here
 
-    written, fits, datasets = [], {}, {}
+    written, datasets = [], {}
+    of_fit: dict[float, ModeDraws] = {}
+    of_optimum: dict[float, ModeDraws] = {}
     for accuracy in ACCURACIES if arguments.all else (arguments.accuracy,):
         print(f"accuracy {accuracy}")
         result = fit(
@@ -358,7 +327,7 @@ def main() -> None:
             arguments.num_replicates,
         )
         result.print_summary()
-        fits[accuracy], datasets[accuracy] = result, to_data(result)
+        datasets[accuracy] = to_data(result)
         file = arguments.out / f"fit_{accuracy}.nc"
         datasets[accuracy].to_netcdf(str(file), engine="h5netcdf")
         written += [file, *sc_figures.draw_fit(datasets[accuracy], arguments.out, str(accuracy))]
@@ -366,13 +335,16 @@ def main() -> None:
             slopes = bend(np.asarray(result.get_samples()["z"]))
             for (low, high), slope in zip(SELF_RANGES, slopes, strict=True):
                 print("slope of hW for sW in [{}, {}]: {:+.2f} +- {:.2f}".format(low, high, *slope))
-        accuracies = silence(result, jax.random.key(arguments.seed), STRENGTHS)
+        key = jax.random.key(arguments.seed)
+        of_fit[accuracy], of_optimum[accuracy] = mode_draws(result, key)
+        accuracies = silence(result, key, STRENGTHS)
         for strength, (pro, anti) in zip(STRENGTHS, accuracies.mean(1), strict=True):
             print(f"delay silenced by {strength}: accuracy {pro:.3f} in Pro, {anti:.3f} in Anti")
         written.append(arguments.out / f"silencing_{accuracy}.png")
         axis = sc_figures.plot_silencing(STRENGTHS, np.asarray(accuracies))
         axis.figure.savefig(written[-1], dpi=120)
-    print(tabulate(fits))
+    for name, draws in (("fit", of_fit), ("certified optimum", of_optimum)):
+        print(f"eigenvalues of the {name}: mean +- its error (sd)\n{tabulate(draws)}")
     written.append(arguments.out / "eigenvalues.png")
     sc_figures.plot_eigenvalues(datasets)[0].figure.savefig(written[-1], dpi=120)
     for file in written:

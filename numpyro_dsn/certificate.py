@@ -109,7 +109,7 @@ def certify(evidence: Evidence, labels: list[str], measured: Epoch, pareto_k: fl
     pareto_k
         Shape of the tail of the weights of the fit's own draws.
     """
-    numbers = jax.tree.map(float, _estimate(evidence))
+    numbers = jax.tree.map(float, jax.jit(_estimate)(evidence))
     eta = np.asarray(evidence.natural_parameters / evidence.scale).tolist()
     certificate = Certificate(
         natural_parameters=dict(zip(labels, eta, strict=True)),
@@ -142,12 +142,14 @@ def infeasible(pool: Pool, lower: Array, upper: Array, labels: list[str]) -> str
 
 def solve(evidence: Evidence, min_ess: float) -> Evidence:
     """Return the evidence with the natural parameters that minimize the dual on its draws."""
-    pool = evidence.pool
-    log_base = log_weights(pool, pool.log_prior)
-    bounds = evidence.lower, evidence.upper
-    eta, _ = jax.jit(solve_dual, static_argnums=(6, 7))(
-        evidence.natural_parameters, log_base, pool.statistics, pool.noise, *bounds, min_ess, 100
-    )
+
+    @jax.jit
+    def minimize(start: Array, pool: Pool, lower: Array, upper: Array) -> Array:
+        log_base = log_weights(pool, pool.log_prior)
+        draws = log_base, pool.statistics, pool.noise
+        return solve_dual(start, *draws, lower, upper, min_ess, 100)[0]
+
+    eta = minimize(evidence.natural_parameters, evidence.pool, evidence.lower, evidence.upper)
     return evidence._replace(natural_parameters=eta)
 
 

@@ -10,17 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpyro import handlers
-from numpyro.infer import psis_diagnostic
 
 from numpyro_dsn.certificate import Certificate, certify, collect, from_newton
 from numpyro_dsn.dual import exponent
-from numpyro_dsn.exponential_family import exponential_family
 from numpyro_dsn.fit import Fit
 from numpyro_dsn.guides import log_prob, unconstrain
 from numpyro_dsn.history import Epoch, History
 from numpyro_dsn.latents import require_latents
 from numpyro_dsn.multipliers import NewtonState
 from numpyro_dsn.objective import latents_and_log_density
+from numpyro_dsn.pareto import pareto_k
 from numpyro_dsn.persistence import save_arrays
 from numpyro_dsn.program import draw_prior, simulate
 from numpyro_dsn.status import Status
@@ -33,9 +32,6 @@ BATCH_SIZE = 1000
 
 CORRECTION_FACTOR = 10
 """Draws of the fit for each corrected draw."""
-
-NUM_REPLICATES = 16
-"""Fixed keys of the tilted model of a stochastic circuit, for the Pareto shape."""
 
 Sites = dict[str, Array]
 
@@ -116,20 +112,8 @@ class DSNResult:
         else:
             evidence = collect(jax.random.key(0), fit.flow, fit.prior, held, *bounds)
         eta = evidence.natural_parameters / evidence.scale
-        replicates = NUM_REPLICATES if fit.program.is_stochastic else 1
-        tilted = exponential_family(fit.program.model, fit.program.constraints, eta, replicates)
-        params = self._chain_params(self.chain)
-        pareto_k = psis_diagnostic(
-            jax.random.key(0),
-            params,
-            tilted,
-            fit.guide,
-            *fit.args,
-            num_particles=5000,
-            chunk_size=BATCH_SIZE,
-            **fit.kwargs,
-        )
-        return certify(evidence, fit.program.labels, self.measured, float(pareto_k))
+        shape = pareto_k(jax.random.key(0), fit.flow, held, eta)
+        return certify(evidence, fit.program.labels, self.measured, shape)
 
     def sample(self, rng_key: Array, num_samples: int = 1000, corrected: bool = False) -> Sites:
         """Draw circuits from the fit and simulate each once, with fresh noise.

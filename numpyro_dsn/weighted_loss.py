@@ -69,18 +69,19 @@ def weighted_loss(
 
     def loss(key: Array, params: Params) -> Array:
         target_key, last_key, stray_key = jax.random.split(key, 3)
+        half = num_particles // 2
+        of_target = _resample(target_key, from_target, half)
+        of_last = _resample(last_key, from_last, half)
+        log_q = flow.log_prob(params, pool.flat[jnp.concatenate([of_target, of_last])])
+        log_ratio = log_q - log_target[jnp.concatenate([of_target, of_last])]
         # Likelihood of draws of the target: a mode that the draws know is never given up.
-        chosen = _resample(target_key, from_target, num_particles // 2)
-        log_q = flow.log_prob(params, pool.flat[chosen])
-        likelihood = log_q.mean()
-        square = _huber(jax.nn.relu(log_q - log_target[chosen])).mean()
+        likelihood = log_q[:half].mean()
+        square = _huber(jax.nn.relu(log_ratio[:half])).mean()
         # Log-variance on draws of the last flow: takes mass away from where the target has none,
         # as reverse KL does, with neither new simulations nor gradients of the simulator.
-        chosen = _resample(last_key, from_last, num_particles // 2)
-        log_q = flow.log_prob(params, pool.flat[chosen])
-        weight = jax.lax.stop_gradient(jnp.exp(jnp.minimum(log_q - log_last[chosen], 1.0)))
-        weight /= attention[chosen]
-        square += jnp.mean(weight * _huber(log_q - log_target[chosen]))
+        growth = jnp.minimum(log_q[half:] - log_last[of_last], 1.0)
+        weight = jax.lax.stop_gradient(jnp.exp(growth)) / attention[of_last]
+        square += jnp.mean(weight * _huber(log_ratio[half:]))
         value = -likelihood + LARGE * jnp.sqrt(1 + 2 * square / LARGE)
         # Far from all draws, lowering the density at one stray draw only moves it to the next.
         stray = flow.sample(stray_key, params, NUM_STRAY)

@@ -27,7 +27,7 @@ LINE = [
     ["objective"],
     ["epoch"],
     ["flow"],
-    ["fit", "weighted_loss"],
+    ["fit", "pareto", "weighted_loss"],
     ["newton"],
     ["certificate"],
     ["persistence"],

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 from jax import Array
-from numpyro.distributions.transforms import Transform
 from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_dsn.guides.flow import AutoFlow
-from numpyro_dsn.guides.transforms import Coupling, MonotoneSpline
+from numpyro_dsn.guides.transforms import Couplings, Layer, MonotoneSpline
 
 
 class AutoCoupling(AutoFlow):
@@ -40,7 +39,7 @@ class AutoCoupling(AutoFlow):
         As in :class:`AutoFlow`.
     """
 
-    coupling: type[Coupling]
+    couplings: type[Couplings]
 
     def __init__(
         self,
@@ -71,56 +70,61 @@ class AutoCoupling(AutoFlow):
             init_loc_fn=init_loc_fn,
         )
 
-    def _layers(self) -> list[Transform]:
+    def _layers(self) -> list[Layer]:
         dim = self.latent_dim
-        couplings = []
         size = (dim + 1) // 2 if self.num_transformed is None else self.num_transformed
         if dim > 1 and size >= dim:
             raise ValueError(f"`num_transformed` is {size}, of {dim} coordinates; one must stay.")
-        for index in range(self.num_layers if dim > 1 else 0):
-            conditioner, transformed = split(index, dim, size)
-            num_outputs = self.coupling.num_outputs(len(transformed), self.num_bins // 2)
-            # Waves in one dimension only: in several they leave ripples between the draws.
-            num_frequencies = self.num_frequencies if len(conditioner) == 1 else 0
-            num_inputs = (2 * num_frequencies + 1) * len(conditioner)
-            widths = (num_inputs, *self.hidden_dims, num_outputs)
-            layers = network_params(f"{self.prefix}_coupling{index}", widths)
-            couplings.append(self.coupling(conditioner, transformed, layers))
         heights = numpyro.param(f"{self.prefix}_heights", jnp.zeros((dim, self.num_bins)))
         slopes = numpyro.param(f"{self.prefix}_slopes", jnp.zeros((dim, self.num_bins + 1)))
-        return [*couplings, MonotoneSpline(heights, slopes)]
+        spline = MonotoneSpline(heights, slopes)
+        if dim == 1 or self.num_layers == 0:
+            return [spline]
+        # Waves in one dimension only: in several they leave ripples between the draws.
+        num_frequencies = self.num_frequencies if dim - size == 1 else 0
+        num_inputs = (2 * num_frequencies + 1) * (dim - size)
+        num_outputs = self.couplings.num_outputs(size, self.num_bins // 2)
+        widths = (num_inputs, *self.hidden_dims, num_outputs)
+        networks = network_params(f"{self.prefix}_coupling", self.num_layers, widths)
+        orders = tuple(order(index, dim, size) for index in range(self.num_layers))
+        return [self.couplings(orders, size, networks), spline]
 
 
-def split(index: int, dim: int, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the coordinates that stay and those that move in the coupling of this index.
+def order(index: int, dim: int, size: int) -> tuple[int, ...]:
+    """Return the coordinates of the coupling of this index: those that stay, those that move.
 
-    In turn all coordinates move, ``size`` at a time; each turn divides them anew, at random but the
-    same in every run.
+    In turn all coordinates move, ``size`` at a time, the last of a turn perhaps with some for the
+    second time; each turn divides them anew, at random but the same in every run.
     """
     turn, part = divmod(index, -(-dim // size))
-    order = np.random.default_rng(turn).permutation(dim)
-    end = dim - part * size
-    transformed = order[max(end - size, 0) : end]
-    conditioner = np.setdiff1d(order, transformed, assume_unique=True)
-    return tuple(int(i) for i in conditioner), tuple(int(i) for i in transformed)
+    shuffled = np.random.default_rng(turn).permutation(dim)
+    start = max(dim - (part + 1) * size, 0)
+    moving = slice(start, start + size)
+    return tuple(np.delete(shuffled, moving).tolist() + shuffled[moving].tolist())
 
 
-def network_params(name: str, widths: tuple[int, ...]) -> list[tuple[Array, Array]]:
-    """Return weights and biases of a network as param sites; its output starts at zero."""
+def network_params(
+    name: str, num_networks: int, widths: tuple[int, ...]
+) -> list[tuple[Array, Array]]:
+    """Return weights and biases of several networks as param sites; their output starts at zero."""
     last = len(widths) - 2
     layers = []
     for index, (num_in, num_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-        initial = jax.nn.initializers.zeros if index == last else jax.nn.initializers.he_normal()
+        he_normal = jax.nn.initializers.he_normal(batch_axis=0)
+        initial = jax.nn.initializers.zeros if index == last else he_normal
 
         def weight(
-            key: Array, initial: Callable = initial, shape: tuple = (num_in, num_out)
+            key: Array,
+            initial: Callable = initial,
+            shape: tuple = (num_networks, num_in, num_out),
         ) -> Array:
             return initial(key, shape, jnp.zeros(()).dtype)
 
+        bias = jnp.zeros((num_networks, num_out))
         layers.append(
             (
                 numpyro.param(f"{name}_weight{index}", weight),
-                numpyro.param(f"{name}_bias{index}", jnp.zeros(num_out)),
+                numpyro.param(f"{name}_bias{index}", bias),
             )
         )
     return layers

@@ -12,17 +12,30 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.distributions import constraints
-from numpyro.distributions.transforms import Transform
 from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_dsn.guides.density import constrain, unconstrain
-from numpyro_dsn.guides.transforms import ElementwiseAffine
+from numpyro_dsn.guides.transforms import ElementwiseAffine, Layer
 
 NUM_START_DRAWS = 2000
 
 COMPONENT_SCALE = 0.6
 """Standard deviation of each component of a mixture base at the start."""
+
+
+class FlowDistribution(dist.TransformedDistribution):
+    """A base distribution behind layers whose inverse and log determinant are found together."""
+
+    def log_prob(self, value: Array, intermediates: Any = None) -> Array:
+        """Return the log density, of the shape of the leading axes of ``value``."""
+        if intermediates is not None:
+            return super().log_prob(value, intermediates)
+        log_det = jnp.zeros(value.shape[:-1], value.dtype)
+        for layer in reversed(self.transforms):
+            value, change = layer.invert(value)
+            log_det += change
+        return self.base_dist.log_prob(value) - log_det
 
 
 class AutoFlow(AutoContinuous):
@@ -77,7 +90,7 @@ class AutoFlow(AutoContinuous):
         super().__init__(latents_only, prefix=prefix, init_loc_fn=init_loc_fn)
 
     @abstractmethod
-    def _layers(self) -> list[Transform]:
+    def _layers(self) -> list[Layer]:
         """Return the layers between base distribution and affine layer, the identity at first."""
 
     def get_base_dist(self) -> dist.Distribution:
@@ -99,13 +112,13 @@ class AutoFlow(AutoContinuous):
         components = dist.Normal(loc, scale).to_event(1)
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
 
-    def _get_posterior(self) -> dist.TransformedDistribution:
+    def _get_posterior(self) -> FlowDistribution:
         loc, scale = self._start
         affine = ElementwiseAffine(
             numpyro.param(f"{self.prefix}_loc", loc),
             numpyro.param(f"{self.prefix}_scale", scale, constraint=constraints.softplus_positive),
         )
-        return dist.TransformedDistribution(self.get_base_dist(), [*self._layers(), affine])
+        return FlowDistribution(self.get_base_dist(), [*self._layers(), affine])
 
     def get_posterior(self, params: dict[str, Array]) -> dist.Distribution:
         """Return the distribution of the flat unconstrained latents."""

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from numpyro_dsn.guides.coupling import AutoCoupling
-from numpyro_dsn.guides.transforms import Coupling, MonotoneSpline
+from numpyro_dsn.guides.transforms import Couplings, MonotoneSpline
 
 
-class SplineCoupling(Coupling):
-    r"""Bend one half of a vector by splines whose shapes are functions of the other half.
+class SplineCouplings(Couplings):
+    r"""Bend some coordinates by splines whose shapes are functions of the others.
 
     .. math:: y_b = S(x_b; \theta(x_a)) + t(x_a), \qquad y_a = x_a
 
@@ -21,26 +21,21 @@ class SplineCoupling(Coupling):
 
     @staticmethod
     def num_outputs(num_transformed: int, num_bins: int) -> int:
-        """Return the width of the network's last layer: heights, slopes and a shift of each."""
+        """Return the width of a network's last layer: heights, slopes and a shift of each."""
         return num_transformed * (2 * num_bins + 2)
 
-    def _spline_and_shift(self, vector: Array) -> tuple[MonotoneSpline, Array]:
-        output = self._network(vector[..., list(self.conditioner)])
-        output = output.reshape((*output.shape[:-1], len(self.transformed), -1))
-        num_bins = (output.shape[-1] - 2) // 2
-        heights, slopes, shift = jnp.split(output, [num_bins, 2 * num_bins + 1], axis=-1)
-        return MonotoneSpline(heights, slopes), shift[..., 0]
+    @staticmethod
+    def move(output: Array, x: Array) -> tuple[Array, Array]:
+        """Return what becomes of the coordinates that move, and log |det dy/dx|."""
+        spline, shift = _spline_and_shift(output, x.shape[-1])
+        y, log_det = spline.call_with_intermediates(x)
+        return y + shift, log_det
 
-    def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:
-        """Return y and log |det dy/dx|, shapes ``(..., D)`` and ``(...)``."""
-        spline, shift = self._spline_and_shift(x)
-        moved, log_det = spline.call_with_intermediates(x[..., list(self.transformed)])
-        return self._join(x[..., list(self.conditioner)], moved + shift), log_det
-
-    def _inverse(self, y: Array) -> Array:
-        spline, shift = self._spline_and_shift(y)
-        moved = spline._inverse(y[..., list(self.transformed)] - shift)
-        return self._join(y[..., list(self.conditioner)], moved)
+    @staticmethod
+    def move_back(output: Array, y: Array) -> tuple[Array, Array]:
+        """Return the inverse of :meth:`move`, and log |det dy/dx|."""
+        spline, shift = _spline_and_shift(output, y.shape[-1])
+        return spline.invert(y - shift)
 
 
 class AutoNeuralSpline(AutoCoupling):
@@ -53,4 +48,11 @@ class AutoNeuralSpline(AutoCoupling):
     Durkan, Bekasov, Murray and Papamakarios, *Neural Spline Flows*, arXiv:1906.04032.
     """
 
-    coupling = SplineCoupling
+    couplings = SplineCouplings
+
+
+def _spline_and_shift(output: Array, num_transformed: int) -> tuple[MonotoneSpline, Array]:
+    output = output.reshape((*output.shape[:-1], num_transformed, -1))
+    num_bins = (output.shape[-1] - 2) // 2
+    heights, slopes, shift = jnp.split(output, [num_bins, 2 * num_bins + 1], axis=-1)
+    return MonotoneSpline(heights, slopes), shift[..., 0]

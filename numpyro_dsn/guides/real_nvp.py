@@ -1,7 +1,7 @@
 """The real NVP guide."""
 
 from numpyro_dsn.guides.coupling import AutoCoupling
-from numpyro_dsn.guides.transforms import AffineCoupling
+from numpyro_dsn.guides.transforms import AffineCouplings
 
 
 class AutoRealNVP(AutoCoupling):
@@ -14,4 +14,4 @@ class AutoRealNVP(AutoCoupling):
     Dinh, Sohl-Dickstein and Bengio, *Density estimation using Real NVP*, arXiv:1605.08803.
     """
 
-    coupling = AffineCoupling
+    couplings = AffineCouplings

@@ -1,7 +1,7 @@
 """Invertible layers of a flow, with exact inverses and log determinants."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,67 +20,116 @@ MIN_SLOPE = 1e-3
 """Least slope of a spline at its knots, and least mean slope between two of them."""
 
 
-class _Layer(Transform):
-    """A bijection of R^D whose log determinant costs nothing beside its value."""
+class Layer(Transform):
+    """A bijection of R^D whose log determinant costs nothing beside its value or its inverse."""
 
     domain = constraints.real_vector
     codomain = constraints.real_vector
 
     def __call__(self, x: Array) -> Array:
+        """Return y, shape ``(..., D)``."""
         return self.call_with_intermediates(x)[0]
 
+    @abstractmethod
+    def invert(self, y: Array) -> tuple[Array, Array]:
+        """Return x and log |det dy/dx|, shapes ``(..., D)`` and ``(...)``."""
+
+    def _inverse(self, y: Array) -> Array:
+        return self.invert(y)[0]
+
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Array | None = None) -> Array:
+        """Return log |det dy/dx|, shape ``(...)``."""
         if intermediates is not None:
             return intermediates
         return self.call_with_intermediates(x)[1]
 
+    @abstractmethod
+    def tree_flatten(self) -> tuple:
+        """Return arrays and static fields, as NumPyro's transforms do."""
 
-class Coupling(_Layer):
-    """The interface of a layer that moves one half of a vector as a function of the other half.
+
+class Couplings(Layer):
+    """Layers that each move some coordinates of a vector as a function of the others.
+
+    All layers have the same shape, and are compiled once.
 
     Parameters
     ----------
-    conditioner
-        Indices that stay, as a tuple of integers.
-    transformed
-        Indices that move.
-    layers
-        Weights and biases of a :func:`network` from the :func:`waves` of the half that stays to
-        the shape of the move: pairs of arrays of shapes ``(num_in, num_out)`` and ``(num_out,)``.
+    orders
+        For each layer, the indices of all coordinates: first those that stay, then those that move.
+    num_transformed
+        Number of coordinates that move.
+    networks
+        Weights and biases of every layer's :func:`network` from the :func:`waves` of what stays to
+        the shape of the move: pairs of arrays of shapes ``(num_layers, num_in, num_out)`` and
+        ``(num_layers, num_out)``.
     """
 
     def __init__(
         self,
-        conditioner: tuple[int, ...],
-        transformed: tuple[int, ...],
-        layers: Sequence[tuple[Array, Array]],
+        orders: tuple[tuple[int, ...], ...],
+        num_transformed: int,
+        networks: Sequence[tuple[Array, Array]],
     ) -> None:
-        self.conditioner = conditioner
-        self.transformed = transformed
-        self.layers = layers
+        self.orders = orders
+        self.num_transformed = num_transformed
+        self.networks = networks
 
     @staticmethod
     @abstractmethod
     def num_outputs(num_transformed: int, num_bins: int) -> int:
-        """Return the width of the network's last layer."""
+        """Return the width of a network's last layer."""
 
-    def _network(self, conditioner: Array) -> Array:
-        num_inputs = self.layers[0][0].shape[0]
-        num_frequencies = (num_inputs // len(self.conditioner) - 1) // 2
-        return network(self.layers, waves(conditioner, num_frequencies))
+    @staticmethod
+    @abstractmethod
+    def move(output: Array, x: Array) -> tuple[Array, Array]:
+        """Return what becomes of the coordinates that move, and log |det dy/dx|."""
 
-    def _join(self, conditioner: Array, transformed: Array) -> Array:
-        order = np.argsort(self.conditioner + self.transformed)
-        return jnp.concatenate([conditioner, transformed], axis=-1)[..., order]
+    @staticmethod
+    @abstractmethod
+    def move_back(output: Array, y: Array) -> tuple[Array, Array]:
+        """Return the inverse of :meth:`move`, and log |det dy/dx|."""
+
+    def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:
+        """Return y and log |det dy/dx|, shapes ``(..., D)`` and ``(...)``."""
+        return self._apply(x, self.move, reverse=False)
+
+    def invert(self, y: Array) -> tuple[Array, Array]:
+        """Return x and log |det dy/dx|, shapes ``(..., D)`` and ``(...)``."""
+        return self._apply(y, self.move_back, reverse=True)
+
+    def _apply(
+        self, vector: Array, move: Callable[[Array, Array], tuple[Array, Array]], reverse: bool
+    ) -> tuple[Array, Array]:
+        num_frequencies = (self.networks[0][0].shape[-2] // self._num_stay - 1) // 2
+        # Products with permutations: the gradient of a gather is a scatter, slow on a CPU.
+        permutations = np.eye(len(self.orders[0]))[np.array(self.orders)]
+
+        def layer(carry: tuple[Array, Array], inputs: tuple) -> tuple[tuple[Array, Array], None]:
+            (vector, log_det), (permutation, networks) = carry, inputs
+            ordered = jnp.matmul(vector, permutation.T, precision="highest")
+            stay, moving = jnp.split(ordered, [self._num_stay], axis=-1)
+            moved, change = move(network(networks, waves(stay, num_frequencies)), moving)
+            ordered = jnp.concatenate([stay, moved], axis=-1)
+            vector = jnp.matmul(ordered, permutation, precision="highest")
+            return (vector, log_det + change), None
+
+        start = vector, jnp.zeros(vector.shape[:-1], vector.dtype)
+        inputs = jnp.asarray(permutations, vector.dtype), self.networks
+        return jax.lax.scan(layer, start, inputs, reverse=reverse)[0]
+
+    @property
+    def _num_stay(self) -> int:
+        return len(self.orders[0]) - self.num_transformed
 
     def tree_flatten(self) -> tuple:
         """Return arrays and static fields, as NumPyro's transforms do."""
-        static = {"conditioner": self.conditioner, "transformed": self.transformed}
-        return (self.layers,), (("layers",), static)
+        static = {"orders": self.orders, "num_transformed": self.num_transformed}
+        return (self.networks,), (("networks",), static)
 
 
-class AffineCoupling(Coupling):
-    r"""Scale and shift one half of a vector by functions of the other half.
+class AffineCouplings(Couplings):
+    r"""Scale and shift some coordinates by functions of the others.
 
     .. math:: y_b = x_b \exp(s(x_a)) + t(x_a), \qquad y_a = x_a
 
@@ -93,32 +142,23 @@ class AffineCoupling(Coupling):
 
     @staticmethod
     def num_outputs(num_transformed: int, num_bins: int) -> int:
-        """Return the width of the network's last layer; there are no bins."""
+        """Return the width of a network's last layer; there are no bins."""
         return 2 * num_transformed
 
-    def _log_scale_and_shift(self, vector: Array) -> tuple[Array, Array]:
-        output = self._network(vector[..., list(self.conditioner)])
-        log_scale, shift = jnp.split(output, 2, axis=-1)
-        return MAX_LOG_SCALE * jnp.tanh(log_scale / MAX_LOG_SCALE), shift
+    @staticmethod
+    def move(output: Array, x: Array) -> tuple[Array, Array]:
+        """Return what becomes of the coordinates that move, and log |det dy/dx|."""
+        log_scale, shift = _log_scale_and_shift(output)
+        return x * jnp.exp(log_scale) + shift, log_scale.sum(-1)
 
-    def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:
-        """Return y and log |det dy/dx|, shapes ``(..., D)`` and ``(...)``."""
-        log_scale, shift = self._log_scale_and_shift(x)
-        moved = x[..., list(self.transformed)] * jnp.exp(log_scale) + shift
-        return self._join(x[..., list(self.conditioner)], moved), log_scale.sum(-1)
-
-    def _inverse(self, y: Array) -> Array:
-        log_scale, shift = self._log_scale_and_shift(y)
-        moved = (y[..., list(self.transformed)] - shift) * jnp.exp(-log_scale)
-        return self._join(y[..., list(self.conditioner)], moved)
-
-    def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: Array | None = None) -> Array:
-        """Return log |det dy/dx|, shape ``(...)``."""
-        # From y, not x: the inverse evaluates the same network at y, and XLA keeps one of the two.
-        return self._log_scale_and_shift(y)[0].sum(-1) if intermediates is None else intermediates
+    @staticmethod
+    def move_back(output: Array, y: Array) -> tuple[Array, Array]:
+        """Return the inverse of :meth:`move`, and log |det dy/dx|."""
+        log_scale, shift = _log_scale_and_shift(output)
+        return (y - shift) * jnp.exp(-log_scale), log_scale.sum(-1)
 
 
-class MonotoneSpline(_Layer):
+class MonotoneSpline(Layer):
     r"""Bend each coordinate by its own monotone rational-quadratic spline, linear in the tails.
 
     The knots are equally spaced in x on [-4, 4] and free in y; zero parameters are the identity.
@@ -161,16 +201,13 @@ class MonotoneSpline(_Layer):
         inner = fraction * (1 - fraction)
         denominator = chord + (left + right - 2 * chord) * inner
         y = start + height * (chord * fraction**2 + left * inner) / denominator
-        slope = (
-            chord**2
-            * (right * fraction**2 + 2 * chord * inner + left * (1 - fraction) ** 2)
-            / denominator**2
-        )
+        slope = _slope(fraction, chord, left, right)
         # Outside the knots `slope` is the end derivative, because `fraction` is clipped to 0 or 1.
         outside = (position - index - fraction) * width
         return y + slope * outside, jnp.log(slope).sum(-1)
 
-    def _inverse(self, y: Array) -> Array:
+    def invert(self, y: Array) -> tuple[Array, Array]:
+        """Return x and log |det dy/dx|, shapes ``(..., D)`` and ``(...)``."""
         starts, heights, slopes, width = self._knots()
         num_bins = heights.shape[-1]
         index = jnp.sum(y[..., None] >= starts[..., 1:], axis=-1)
@@ -190,14 +227,15 @@ class MonotoneSpline(_Layer):
         below = jnp.minimum(y - starts[..., 0], 0.0) / _positive(self.slopes[..., 0])
         end = starts[..., -1] + heights[..., -1]
         above = jnp.maximum(y - end, 0.0) / _positive(self.slopes[..., num_bins])
-        return (index + fraction) * width - SPLINE_RANGE + below + above
+        x = (index + fraction) * width - SPLINE_RANGE + below + above
+        return x, jnp.log(_slope(fraction, chord, left, right)).sum(-1)
 
     def tree_flatten(self) -> tuple:
         """Return arrays and static fields, as NumPyro's transforms do."""
         return (self.heights, self.slopes), (("heights", "slopes"), {})
 
 
-class ElementwiseAffine(_Layer):
+class ElementwiseAffine(Layer):
     r"""Scale and shift each coordinate: :math:`y = \mu + \sigma x`.
 
     Parameters
@@ -212,11 +250,14 @@ class ElementwiseAffine(_Layer):
 
     def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:
         """Return y and log |det dy/dx|, shapes ``(..., D)`` and ``(...)``."""
-        log_det = jnp.broadcast_to(jnp.log(self.scale).sum(-1), x.shape[:-1])
-        return self.loc + self.scale * x, log_det
+        return self.loc + self.scale * x, self._log_det(x)
 
-    def _inverse(self, y: Array) -> Array:
-        return (y - self.loc) / self.scale
+    def invert(self, y: Array) -> tuple[Array, Array]:
+        """Return x and log |det dy/dx|, shapes ``(..., D)`` and ``(...)``."""
+        return (y - self.loc) / self.scale, self._log_det(y)
+
+    def _log_det(self, vector: Array) -> Array:
+        return jnp.broadcast_to(jnp.log(self.scale).sum(-1), vector.shape[:-1])
 
     def tree_flatten(self) -> tuple:
         """Return arrays and static fields, as NumPyro's transforms do."""
@@ -270,6 +311,20 @@ def waves(x: Array, num_frequencies: int) -> Array:
     """
     phases = [2.0**k * np.pi / (2 * SPLINE_RANGE) * x for k in range(num_frequencies)]
     return jnp.concatenate([x, *map(jnp.sin, phases), *map(jnp.cos, phases)], axis=-1)
+
+
+def _log_scale_and_shift(output: Array) -> tuple[Array, Array]:
+    """Split the output of an affine coupling's network; limit the scale."""
+    log_scale, shift = jnp.split(output, 2, axis=-1)
+    return MAX_LOG_SCALE * jnp.tanh(log_scale / MAX_LOG_SCALE), shift
+
+
+def _slope(fraction: Array, chord: Array, left: Array, right: Array) -> Array:
+    """Return the derivative of a spline at a fraction of a bin with these slopes at its ends."""
+    inner = fraction * (1 - fraction)
+    denominator = chord + (left + right - 2 * chord) * inner
+    numerator = right * fraction**2 + 2 * chord * inner + left * (1 - fraction) ** 2
+    return chord**2 * numerator / denominator**2
 
 
 def _positive(x: Array) -> Array:
