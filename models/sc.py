@@ -48,8 +48,11 @@ ACCURACIES = (0.5, 0.6, 0.7, 0.8, 0.9)
 STRENGTHS = np.array([0.0, 0.3, 0.5, 0.675, 0.85, 1.0])
 """Shares of the activity that are silenced in the predictive check."""
 
-NUM_TRIALS, NUM_REPLICATES = 100, 4
-"""Trials of each task in a simulation, and simulations of each circuit."""
+NUM_TRIALS = 100
+"""Trials of each task in a simulation."""
+
+NUM_RUNS = 16_000
+"""Simulations in an epoch: circuits times simulations of each."""
 
 SLACK = 0.05
 """How far responses may be from all-or-none; the tolerance of the draft's convergence test."""
@@ -184,17 +187,21 @@ class Setting(NamedTuple):
         Arguments of :func:`circuit`.
     behavior
         Function of sites and accuracy.
+    num_replicates
+        Number of simulations of each circuit, of 100 trials: few where their noise matters little
+        and more circuits help.
     """
 
     num_weights: int
     protocol: Protocol
     behavior: Any
+    num_replicates: int
 
 
 SETTINGS = {
-    "successor": Setting(4, SUCCESSOR, accurate),
-    "draft": Setting(8, DRAFT, decided),
-    "as-drafted": Setting(8, DRAFT, decided_as_drafted),
+    "successor": Setting(4, SUCCESSOR, accurate, 4),
+    "draft": Setting(8, DRAFT, decided, 2),
+    "as-drafted": Setting(8, DRAFT, decided_as_drafted, 2),
 }
 
 
@@ -233,7 +240,7 @@ def fit(
     seed: int,
     num_epochs: int,
     num_trials: int = NUM_TRIALS,
-    num_replicates: int = NUM_REPLICATES,
+    num_replicates: int | None = None,
 ) -> DSNResult:
     """Fit one accuracy.
 
@@ -246,13 +253,16 @@ def fit(
     num_epochs
         Largest number of epochs.
     num_replicates
-        Number of simulations of each circuit, each of ``num_trials`` trials.
+        Number of simulations of each circuit, each of ``num_trials`` trials; the setting's by
+        default.
     """
     model, statements = problem(name, accuracy, num_trials)
+    setting = SETTINGS[name]
     # Accurate circuits lie on a thin sheet, which one coupling of this kind can bend.
-    num_layers = 2 * SETTINGS[name].num_weights
+    num_layers = 2 * setting.num_weights
     guide = AutoRealNVP(model, num_layers=num_layers, num_transformed=1, num_components=8)
-    method = DualNewton(num_replicates=num_replicates)
+    replicates = num_replicates or setting.num_replicates
+    method = DualNewton(num_draws=NUM_RUNS // replicates, num_replicates=replicates)
     dsn = DSN(model, statements, guide, multipliers=method)
     return dsn.run(jax.random.key(seed), num_epochs=num_epochs)
 
@@ -308,7 +318,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help=f"fit all of {ACCURACIES}")
     parser.add_argument("--num-epochs", type=int, default=30)
     parser.add_argument("--num-trials", type=int, default=NUM_TRIALS)
-    parser.add_argument("--num-replicates", type=int, default=NUM_REPLICATES)
+    parser.add_argument("--num-replicates", type=int)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     from models import sc_figures  # matplotlib is only needed here

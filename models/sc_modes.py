@@ -28,13 +28,19 @@ class ModeDraws(NamedTuple):
 def mode_draws(result: DSNResult, rng_key: Array) -> tuple[ModeDraws, ModeDraws]:
     """Return the eigenvalues of 1000 circuits of a fit, and of the certified optimum.
 
-    Circuits of the optimum are chosen from ten times as many of the fit by their weights; both
+    Circuits of the optimum are chosen by their weights from ten times as many of the fit; both
     steps add to the error of a mean.
     """
     fitted = np.asarray(result.get_samples()["eigenvalue"])
     sites, ess = result.draw_corrected(rng_key, len(fitted))
-    effective = 1 / (1 / float(ess) + 1 / len(fitted))
-    return ModeDraws(fitted, len(fitted)), ModeDraws(np.asarray(sites["eigenvalue"]), effective)
+    corrected = np.asarray(sites["eigenvalue"])
+    effective = num_effective(float(ess), len(corrected))
+    return ModeDraws(fitted, len(fitted)), ModeDraws(corrected, effective)
+
+
+def num_effective(ess: float, num_chosen: int) -> float:
+    """Return how many independent draws are worth ``num_chosen`` of ``ess`` effective ones."""
+    return 1 / (1 / ess + 1 / num_chosen)
 
 
 def tabulate(draws: dict[float, ModeDraws]) -> str:

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpyro import handlers
-from scipy.stats import linregress
 
 from models import sc
 from models import sc_simulator as simulator
@@ -300,16 +299,3 @@ def test_the_drafts_equalities_stand_at_the_ends_of_the_statistics(rng_key):
     eased = read(jax.random.key(0), partial(sc.circuit, 8, 2), sc.decided, (), {})
     most, least = np.asarray(eased.upper[4:6]), np.asarray(eased.lower[6:])
     assert np.sum(np.all((indecision < most) & (contrast > least), axis=-1)) > 5
-
-
-def test_the_bend_is_that_of_a_regression_in_each_range():
-    rng = np.random.default_rng(0)
-    weights = rng.uniform(-2, 2, (3000, 4))
-    weights[:, 2] = np.abs(weights[:, 0]) + 0.1 * rng.standard_normal(3000)
-    (below, error), (middle, _), (above, _) = sc.bend(weights)
-    assert abs(below + 1) < 4 * error
-    assert abs(above - 1) < 4 * error
-    assert abs(middle) < 0.1
-    inside = (weights[:, 0] > -2) & (weights[:, 0] < -0.5)
-    found = linregress(weights[inside, 0], weights[inside, 2])
-    np.testing.assert_allclose((below, error), (found.slope, found.stderr), rtol=1e-6)
