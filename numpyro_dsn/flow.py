@@ -17,8 +17,8 @@ from numpyro_dsn.guides import constrain, unconstrain, unconstrained_posterior
 from numpyro_dsn.pool import Draws
 from numpyro_dsn.program import Model, Program, draw_prior, simulate
 
-BATCH_SIZE = 500
-"""Number of simulations that run at once: larger batches leave the cache of a CPU."""
+CPU_BATCH_SIZE, BATCH_SIZE = 500, 32_000
+"""Number of simulations at once: many leave the cache of a CPU, few an accelerator idle."""
 
 
 class Flow(NamedTuple):
@@ -96,7 +96,8 @@ def build_flow(
 
     def simulate_all(rng_key: Array, flat: Array) -> Draws:
         keys = jax.random.split(rng_key, flat.shape[0])
-        return jax.lax.map(simulate_one, (keys, flat), batch_size=max(BATCH_SIZE // replicates, 1))
+        size = CPU_BATCH_SIZE if jax.default_backend() == "cpu" else BATCH_SIZE
+        return jax.lax.map(simulate_one, (keys, flat), batch_size=max(size // replicates, 1))
 
     return Flow(sample, log_prob, simulate_all)
 

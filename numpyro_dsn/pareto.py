@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 from numpyro.infer import psis_diagnostic
 
 from numpyro_dsn.dual import exponent
-from numpyro_dsn.flow import BATCH_SIZE, Flow
+from numpyro_dsn.flow import CPU_BATCH_SIZE, Flow
 
 NUM_DRAWS = 5000
 
@@ -58,5 +58,5 @@ def pareto_k(rng_key: Array, flow: Flow, params: Any, natural_parameters: Array)
         value = numpyro.sample("log_weight", dist.ImproperUniform(constraints.real, (), ()))
         numpyro.factor("weight", value)
 
-    sizes = {"num_particles": NUM_DRAWS, "chunk_size": BATCH_SIZE}
+    sizes = {"num_particles": NUM_DRAWS, "chunk_size": CPU_BATCH_SIZE}
     return float(psis_diagnostic(rng_key, {}, model, guide, **sizes))
