@@ -30,8 +30,8 @@ from numpyro_dsn.result import DSNResult
 from numpyro_dsn.status import Status, warn
 from numpyro_dsn.summary import progress_text
 
-NUM_COMPONENTS = 8
-"""Components of the default guide's base where the method needs no gradient of the draws."""
+NUM_COMPONENTS, ACCEPTANCE_DIMS = 8, (64, 64)
+"""Base of the default guide where the method needs no gradient of the draws."""
 
 NUM_REPLICATES = 16
 """Simulations of each draw behind a certificate of the penalty method, if there is noise."""
@@ -235,8 +235,10 @@ class DSN:
         program = read(jax.random.key(0), self.model, self.behavior, args, kwargs)
         guide = self.guide
         if guide is None:
-            components = NUM_COMPONENTS if isinstance(self.multipliers, DualNewton) else 1
-            guide = AutoRealNVP(program.guide_model, num_components=components)
+            base: dict[str, Any] = {}
+            if isinstance(self.multipliers, DualNewton):
+                base = {"num_components": NUM_COMPONENTS, "acceptance_dims": ACCEPTANCE_DIMS}
+            guide = AutoRealNVP(program.guide_model, **base)
         transforms = set_up_guide(guide, program, args, kwargs)
         self._constrain = partial(transform_fn, transforms)
 

@@ -13,6 +13,7 @@ from numpyro import handlers
 
 from numpyro_dsn.guides import AutoRealNVP
 from numpyro_dsn.guides.coupling import order
+from numpyro_dsn.guides.network import waves
 from numpyro_dsn.guides.neural_spline import SplineCouplings
 from numpyro_dsn.guides.transforms import (
     MAX_LOG_SCALE,
@@ -20,7 +21,6 @@ from numpyro_dsn.guides.transforms import (
     AffineCouplings,
     ElementwiseAffine,
     MonotoneSpline,
-    waves,
 )
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-from jax import Array
 from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_dsn.guides.flow import AutoFlow
+from numpyro_dsn.guides.network import network_params
 from numpyro_dsn.guides.transforms import Couplings, Layer, MonotoneSpline
 
 
@@ -35,7 +34,7 @@ class AutoCoupling(AutoFlow):
         Number of sines and of cosines of each coordinate that these networks see.
     num_bins
         Number of bins of each coordinate's last spline; splines of couplings have half as many.
-    num_components, init_variance, prefix, init_loc_fn
+    num_components, acceptance_dims, init_variance, prefix, init_loc_fn
         As in :class:`AutoFlow`.
     """
 
@@ -51,6 +50,7 @@ class AutoCoupling(AutoFlow):
         num_frequencies: int = 5,
         num_bins: int = 16,
         num_components: int = 1,
+        acceptance_dims: tuple[int, ...] = (),
         init_variance: float | None = None,
         prefix: str = "auto",
         init_loc_fn: Callable = init_to_uniform,
@@ -65,6 +65,7 @@ class AutoCoupling(AutoFlow):
         super().__init__(
             model,
             num_components=num_components,
+            acceptance_dims=acceptance_dims,
             init_variance=init_variance,
             prefix=prefix,
             init_loc_fn=init_loc_fn,
@@ -101,30 +102,3 @@ def order(index: int, dim: int, size: int) -> tuple[int, ...]:
     start = max(dim - (part + 1) * size, 0)
     moving = slice(start, start + size)
     return tuple(np.delete(shuffled, moving).tolist() + shuffled[moving].tolist())
-
-
-def network_params(
-    name: str, num_networks: int, widths: tuple[int, ...]
-) -> list[tuple[Array, Array]]:
-    """Return weights and biases of several networks as param sites; their output starts at zero."""
-    last = len(widths) - 2
-    layers = []
-    for index, (num_in, num_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-        he_normal = jax.nn.initializers.he_normal(batch_axis=0)
-        initial = jax.nn.initializers.zeros if index == last else he_normal
-
-        def weight(
-            key: Array,
-            initial: Callable = initial,
-            shape: tuple = (num_networks, num_in, num_out),
-        ) -> Array:
-            return initial(key, shape, jnp.zeros(()).dtype)
-
-        bias = jnp.zeros((num_networks, num_out))
-        layers.append(
-            (
-                numpyro.param(f"{name}_weight{index}", weight),
-                numpyro.param(f"{name}_bias{index}", bias),
-            )
-        )
-    return layers

@@ -16,6 +16,8 @@ from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_dsn.guides.density import constrain, unconstrain
+from numpyro_dsn.guides.network import network_params
+from numpyro_dsn.guides.resampling import ResampledMixture
 from numpyro_dsn.guides.transforms import ElementwiseAffine, Layer
 
 NUM_START_DRAWS = 2000
@@ -55,6 +57,9 @@ class AutoFlow(AutoContinuous):
         Number of normal distributions that the base distribution mixes. With several, separate
         modes need no bridge of mass between them; but draws then have no gradient, so only
         methods that fit to weighted draws can use it.
+    acceptance_dims
+        Widths of the hidden layers of a network that accepts or rejects draws of this mixture
+        (:class:`~numpyro_dsn.guides.resampling.ResampledMixture`). All are kept if there are none.
     init_variance
         Start from an isotropic Gaussian of this variance around the center of the prior instead,
         in squared units of the latents (the draft's A.1.2). The map to the support is linearized
@@ -76,6 +81,7 @@ class AutoFlow(AutoContinuous):
         model: Callable,
         *,
         num_components: int = 1,
+        acceptance_dims: tuple[int, ...] = (),
         init_variance: float | None = None,
         prefix: str = "auto",
         init_loc_fn: Callable = init_to_uniform,
@@ -85,6 +91,7 @@ class AutoFlow(AutoContinuous):
         if init_variance is not None and not init_variance > 0:
             raise ValueError(f"`init_variance` must be > 0, but is {init_variance}.")
         self.num_components = num_components
+        self.acceptance_dims = tuple(acceptance_dims)
         self.init_variance = init_variance
         latents_only = handlers.block(model, hide_fn=_is_no_latent)
         super().__init__(latents_only, prefix=prefix, init_loc_fn=init_loc_fn)
@@ -96,7 +103,7 @@ class AutoFlow(AutoContinuous):
     def get_base_dist(self) -> dist.Distribution:
         """Return the base distribution, at first of mean zero and variance one, or about so."""
         shape = (self.num_components, self.latent_dim)
-        if self.num_components == 1:
+        if self.num_components == 1 and not self.acceptance_dims:
             return dist.Normal(jnp.zeros(self.latent_dim), 1.0).to_event(1)
 
         def spread(key: Array) -> Array:
@@ -109,6 +116,11 @@ class AutoFlow(AutoContinuous):
             constraint=constraints.softplus_positive,
         )
         logits = numpyro.param(f"{self.prefix}_component_logits", jnp.zeros(self.num_components))
+        if self.acceptance_dims:
+            widths = (self.latent_dim, *self.acceptance_dims, 1)
+            networks = network_params(f"{self.prefix}_acceptance", 1, widths)
+            layers = [(weight[0], bias[0]) for weight, bias in networks]
+            return ResampledMixture(loc, scale, logits, layers)
         components = dist.Normal(loc, scale).to_event(1)
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
 

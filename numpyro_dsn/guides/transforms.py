@@ -10,6 +10,8 @@ from jax import Array
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
+from numpyro_dsn.guides.network import network, waves
+
 MAX_LOG_SCALE = 3.0
 """A coupling scales by at most exp(3): far draws then stay finite in float32."""
 
@@ -262,55 +264,6 @@ class ElementwiseAffine(Layer):
     def tree_flatten(self) -> tuple:
         """Return arrays and static fields, as NumPyro's transforms do."""
         return (self.loc, self.scale), (("loc", "scale"), {})
-
-
-def network(layers: Sequence[tuple[Array, Array]], x: Array) -> Array:
-    r"""Apply a network with a linear last layer; its hidden units are :math:`x / (1 + e^{-x})`.
-
-    Smooth units, so that the log density of a flow has second derivatives.
-
-    Parameters
-    ----------
-    layers
-        Weights and biases, of shapes ``(num_in, num_out)`` and ``(num_out,)``.
-    x
-        Inputs, shape ``(..., num_in)``.
-
-    Returns
-    -------
-    Outputs, shape ``(..., num_out)``.
-    """
-    *hidden, (weight, bias) = layers
-    for hidden_weight, hidden_bias in hidden:
-        x = jax.nn.silu(jnp.matmul(x, hidden_weight) + hidden_bias)
-    return jnp.matmul(x, weight) + bias
-
-
-def waves(x: Array, num_frequencies: int) -> Array:
-    r"""Append sines and cosines of each input, with periods of 16, 8, 4, ... standard deviations.
-
-    .. math:: (x, \sin(2^k \pi x / 8), \cos(2^k \pi x / 8)), \qquad k = 0, \dots, K - 1
-
-    A network of x alone learns what changes fast in x late, or never.
-
-    Parameters
-    ----------
-    x
-        Inputs, shape ``(..., num_in)``.
-    num_frequencies
-        K.
-
-    Returns
-    -------
-    Features, shape ``(..., (2 * K + 1) * num_in)``.
-
-    References
-    ----------
-    Tancik et al. (2020), *Fourier features let networks learn high frequency functions in low
-    dimensional domains*, section 2.
-    """
-    phases = [2.0**k * np.pi / (2 * SPLINE_RANGE) * x for k in range(num_frequencies)]
-    return jnp.concatenate([x, *map(jnp.sin, phases), *map(jnp.cos, phases)], axis=-1)
 
 
 def _log_scale_and_shift(output: Array) -> tuple[Array, Array]:
