@@ -1,5 +1,6 @@
 """The tail of a fit's importance weights."""
 
+import warnings
 from typing import Any
 
 import jax
@@ -59,4 +60,7 @@ def pareto_k(rng_key: Array, flow: Flow, params: Any, natural_parameters: Array)
         numpyro.factor("weight", value)
 
     sizes = {"num_particles": NUM_DRAWS, "chunk_size": CPU_BATCH_SIZE}
-    return float(psis_diagnostic(rng_key, {}, model, guide, **sizes))
+    with warnings.catch_warnings():
+        # Too few weights in the tail: the shape is then infinite, which says it.
+        warnings.filterwarnings("ignore", "Not enough tail samples", UserWarning)
+        return float(psis_diagnostic(rng_key, {}, model, guide, **sizes))
