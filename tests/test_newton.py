@@ -113,7 +113,6 @@ NAMES = [name for name in CLOSED_FORMS if name not in ("uniform", "isotropic")]
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Not enough tail samples")
 @pytest.mark.parametrize("name", NAMES)
 def test_closed_form(name):
     problem = CLOSED_FORMS[name]
