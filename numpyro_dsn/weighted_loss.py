@@ -31,7 +31,7 @@ def weighted_loss(
     log_last: Array,
     num_particles: int,
 ) -> Callable[[Array, Params], Array]:
-    r"""Return a function of a key and parameters whose mean is the loss of a flow.
+    r"""Return a function of a key and parameters that estimates the loss of a flow.
 
     .. math:: -E_p[\log q_\theta] + b \sqrt{1 + V / b}, \qquad
               V = E_p \left[ \left( \log \frac{q_\theta}{p} \right)_+^2 \right]
@@ -64,15 +64,17 @@ def weighted_loss(
     from_target = jnp.cumsum(weights)
     attention = attend(log_weights(pool, log_last), log_last - log_target)
     from_last = jnp.cumsum(jax.nn.softmax(log_weights(pool, log_last)) * attention)
-    center = weights @ pool.flat
-    spread = jnp.sqrt(weights @ (pool.flat - center[None]) ** 2)
+    # Draws at an end of the support are infinitely far; they have no weight.
+    flat = jnp.where(pool.finite[:, None], pool.flat, 0.0)
+    center = weights @ flat
+    spread = jnp.sqrt(weights @ (flat - center[None]) ** 2) + jnp.finfo(flat.dtype).tiny ** 0.5
 
     def loss(key: Array, params: Params) -> Array:
         target_key, last_key, stray_key = jax.random.split(key, 3)
         half = num_particles // 2
         of_target = _resample(target_key, from_target, half)
         of_last = _resample(last_key, from_last, half)
-        log_q = flow.log_prob(params, pool.flat[jnp.concatenate([of_target, of_last])])
+        log_q = flow.log_prob(params, flat[jnp.concatenate([of_target, of_last])])
         log_ratio = log_q - log_target[jnp.concatenate([of_target, of_last])]
         # Likelihood of draws of the target: a mode that the draws know is never given up.
         likelihood = log_q[:half].mean()

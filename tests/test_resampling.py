@@ -3,10 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from numpy.testing import assert_allclose
+from numpyro import handlers
 
-from numpyro_dsn.guides import resampling
+from numpyro_dsn import DSN, PenaltyMethod
+from numpyro_dsn.constraints import Moments
+from numpyro_dsn.guides import AutoRealNVP, resampling
 from numpyro_dsn.guides.network import network
 from numpyro_dsn.guides.resampling import ResampledMixture
 
@@ -98,6 +103,63 @@ def test_the_lattice_fills_the_cube_evenly(dim):
         counts = np.histogram2d(points[:, first], points[:, first + 1], 4, [[0, 1], [0, 1]])[0]
         assert counts.min() >= 20
         assert counts.max() <= 44
+
+
+def slope(logit, constant):
+    """A standard normal distribution in one dimension whose acceptance is sigmoid of a line."""
+    layers = [(jnp.full((1, 1), logit), jnp.full(1, constant - resampling.START))]
+    return ResampledMixture(jnp.zeros((1, 1)), jnp.ones((1, 1)), jnp.zeros(1), layers)
+
+
+@pytest.mark.parametrize(
+    ("logit", "constant", "x"),
+    [(-2.0, 10.0, 50.0), (0.0, 100.0, 0.5), (0.0, -30.0, 0.5), (0.0, -200.0, 0.5)],
+    ids=["far out", "all accepted", "few accepted", "none accepted"],
+)
+def test_extreme_acceptances_have_a_density_and_a_gradient(logit, constant, x):
+    """In float32 the acceptance, its share or the chance to reject all of T are zero here."""
+    density, x = slope(logit, constant), jnp.array([x])
+    value, gradient = jax.value_and_grad(lambda density: density.log_prob(x))(density)
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    if logit == 0.0:  # all draws are accepted alike, so the density is the mixture's
+        assert_allclose(value, density.mixture.log_prob(x), atol=1e-4)
+    else:
+        # All but a part in a million are accepted, and this one with a chance of exp(-90).
+        assert_allclose(value, density.mixture.log_prob(x) - 90.0, atol=0.01)
+
+
+def model():
+    numpyro.sample("z", dist.Normal(jnp.zeros(3), 2.0).to_event(1))
+
+
+@pytest.mark.parametrize("num_components", [1, 8])
+def test_the_base_starts_at_mean_zero_and_variance_one(num_components, rng_key):
+    guide = AutoRealNVP(model, num_components=num_components, acceptance_dims=(4,))
+    handlers.seed(guide, rng_key)()
+    with handlers.seed(rng_seed=0):
+        base = guide.get_base_dist()
+    draws = base.sample(rng_key, (20_000,))
+    if num_components == 1:
+        assert_allclose(draws.mean(0), 0.0, atol=5 / np.sqrt(20_000))
+        assert_allclose(draws.var(0), 1.0, atol=5 * np.sqrt(2 / 20_000))
+    else:  # the means of the components are at random
+        assert np.all(np.abs(draws.mean(0)) < 1.5)
+        assert np.all((draws.var(0) > 0.3) & (draws.var(0) < 3))
+
+
+@pytest.mark.parametrize("num_components", [1, 8])
+def test_draws_have_no_gradient(num_components, rng_key):
+    guide = AutoRealNVP(model, num_components=num_components, acceptance_dims=(4,))
+    fit = DSN(model, {"z": Moments(np.ones(3))}, guide, multipliers=PenaltyMethod(1.0))
+    with pytest.raises(ValueError, match=r"`acceptance_dims=\(\)`"):
+        fit.run(rng_key, num_epochs=1)
+
+
+@pytest.mark.parametrize("widths", [(0,), (4, -1), (2.5,)])
+def test_widths_are_checked(widths):
+    with pytest.raises(ValueError, match="`acceptance_dims` must be integers of at least 1"):
+        AutoRealNVP(model, acceptance_dims=widths)
 
 
 def test_gradients_are_finite(rng_key):

@@ -12,11 +12,14 @@ from numpyro_dsn.weighted_loss import LARGE, MAX_RATIO, weighted_loss
 NUM_DRAWS = 64
 
 
-def constant_ratio_loss(ratio, rng_key):
-    """Return the loss of a flow whose log density is ``ratio`` above the target's everywhere."""
-    flat = jnp.linspace(-1.0, 1.0, NUM_DRAWS)[:, None]
+def constant_ratio_loss(ratio, rng_key, first=-1.0):
+    """Return the loss of a flow whose log density is ``ratio`` above the target's everywhere.
+
+    The draws are a grid but for the first, which does not count if it is infinite.
+    """
+    flat = jnp.linspace(-1.0, 1.0, NUM_DRAWS)[:, None].at[0].set(first)
     zeros, statistics = jnp.zeros(NUM_DRAWS), jnp.zeros((NUM_DRAWS, 1))
-    finite = jnp.ones(NUM_DRAWS, bool)
+    finite = jnp.isfinite(flat[:, 0])
     draws = Draws(flat, statistics, statistics[:, None], zeros, zeros, finite)
     pool = empty_pool(draws, zeros, zeros, num_flows=1, size=1)
     log_q = pool.log_prior
@@ -25,7 +28,7 @@ def constant_ratio_loss(ratio, rng_key):
         log_prob=lambda params, z: params + jnp.zeros(len(z)),
         simulate=lambda key, z: draws,
     )
-    weights = jnp.where(pool.finite, -jnp.log(NUM_DRAWS), -jnp.inf)
+    weights = jnp.where(pool.finite, -jnp.log(finite.sum()), -jnp.inf)
     loss = weighted_loss(flow, pool, weights, log_q - ratio, log_q, NUM_DRAWS)
     return lambda shift: loss(rng_key, shift)
 
@@ -48,3 +51,10 @@ def test_a_density_that_is_too_low_is_left_to_the_likelihood(rng_key):
     """At draws of the target the square counts on one side, at draws of the last flow on both."""
     value = constant_ratio_loss(-2.0, rng_key)(0.0)
     np.testing.assert_allclose(value, LARGE * np.sqrt(1 + 4.0 / LARGE), rtol=1e-5)
+
+
+def test_an_infinite_draw_does_not_count(rng_key):
+    """A draw at an end of its support is infinitely far in unconstrained space."""
+    with_it = jax.value_and_grad(constant_ratio_loss(2.0, rng_key, first=jnp.inf))(0.0)
+    without = jax.value_and_grad(constant_ratio_loss(2.0, rng_key))(0.0)
+    np.testing.assert_allclose(with_it, without, rtol=1e-5)

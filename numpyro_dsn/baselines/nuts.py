@@ -17,6 +17,7 @@ from numpyro_dsn.baselines.output import simulate_draws, to_data
 from numpyro_dsn.baselines.problem import Problem, as_tilted_problem
 from numpyro_dsn.baselines.space import ToLatents, tilted_density, unconstrained_space
 from numpyro_dsn.guides import constrain
+from numpyro_dsn.guides.resampling import ResampledMixture
 from numpyro_dsn.inference_data import Coords, Dims
 from numpyro_dsn.result import DSNResult
 
@@ -151,6 +152,8 @@ def _flow_space(source: Problem | DSNResult) -> tuple[int, ToLatents]:
             "fit with `AutoRealNVP`."
         ) from error
     base = handlers.substitute(fit.guide.get_base_dist, data=params)()
+    if isinstance(base, ResampledMixture):
+        base = base.mixture  # what its network rejects, NUTS does
     # In the coordinates of a mixture itself a chain would stay in the component it started in.
     is_mixture = isinstance(base, MixtureSameFamily)
 

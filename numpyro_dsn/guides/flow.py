@@ -59,7 +59,8 @@ class AutoFlow(AutoContinuous):
         methods that fit to weighted draws can use it.
     acceptance_dims
         Widths of the hidden layers of a network that accepts or rejects draws of this mixture
-        (:class:`~numpyro_dsn.guides.resampling.ResampledMixture`). All are kept if there are none.
+        (:class:`~numpyro_dsn.guides.resampling.ResampledMixture`). All are kept if there are none;
+        otherwise draws have no gradient.
     init_variance
         Start from an isotropic Gaussian of this variance around the center of the prior instead,
         in squared units of the latents (the draft's A.1.2). The map to the support is linearized
@@ -73,7 +74,7 @@ class AutoFlow(AutoContinuous):
     Raises
     ------
     ValueError
-        If ``init_variance`` or ``num_components`` is not positive.
+        If ``init_variance``, ``num_components`` or a width is not positive.
     """
 
     def __init__(
@@ -90,6 +91,11 @@ class AutoFlow(AutoContinuous):
             raise ValueError(f"`num_components` must be at least 1, but is {num_components}.")
         if init_variance is not None and not init_variance > 0:
             raise ValueError(f"`init_variance` must be > 0, but is {init_variance}.")
+        if not all(isinstance(width, int) and width >= 1 for width in acceptance_dims):
+            raise ValueError(
+                "`acceptance_dims` must be integers of at least 1, one for each hidden layer, but "
+                f"is {acceptance_dims!r}."
+            )
         self.num_components = num_components
         self.acceptance_dims = tuple(acceptance_dims)
         self.init_variance = init_variance
@@ -103,16 +109,17 @@ class AutoFlow(AutoContinuous):
     def get_base_dist(self) -> dist.Distribution:
         """Return the base distribution, at first of mean zero and variance one, or about so."""
         shape = (self.num_components, self.latent_dim)
+        start = COMPONENT_SCALE if self.num_components > 1 else 1.0
         if self.num_components == 1 and not self.acceptance_dims:
             return dist.Normal(jnp.zeros(self.latent_dim), 1.0).to_event(1)
 
         def spread(key: Array) -> Array:
-            return jnp.sqrt(1 - COMPONENT_SCALE**2) * jax.random.normal(key, shape)
+            return jnp.sqrt(1 - start**2) * jax.random.normal(key, shape)
 
         loc = numpyro.param(f"{self.prefix}_component_loc", spread)
         scale = numpyro.param(
             f"{self.prefix}_component_scale",
-            jnp.full(shape, COMPONENT_SCALE),
+            jnp.full(shape, start),
             constraint=constraints.softplus_positive,
         )
         logits = numpyro.param(f"{self.prefix}_component_logits", jnp.zeros(self.num_components))

@@ -116,6 +116,7 @@ class Couplings(Layer):
             vector = jnp.matmul(ordered, permutation, precision="highest")
             return (vector, log_det + change), None
 
+        vector = vector.astype(jnp.result_type(vector, self.networks[0][0]))
         start = vector, jnp.zeros(vector.shape[:-1], vector.dtype)
         inputs = jnp.asarray(permutations, vector.dtype), self.networks
         return jax.lax.scan(layer, start, inputs, reverse=reverse)[0]
