@@ -177,7 +177,7 @@ def divergence(pool: Pool, log_q: Array, log_p: Array) -> tuple[Array, Array]:
     The divergence in nats and the square of its standard error, each of shape ``()``.
     """
     weights = jax.nn.softmax(log_weights(pool, log_q))
-    ratio = jnp.where(weights > 0, log_q, 0.0) - log_p
+    ratio = jnp.where(weights > 0, log_q - log_p, 0.0)
     value = weights @ ratio
     return value, weights**2 @ (ratio - value) ** 2
 

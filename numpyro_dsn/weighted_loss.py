@@ -62,9 +62,10 @@ def weighted_loss(
     """
     weights = jnp.exp(target_log_weights)
     from_target = jnp.cumsum(weights)
-    attention = attend(log_weights(pool, log_last), log_last - log_target)
+    log_ratio = jnp.where(pool.finite, log_last - log_target, 0.0)
+    attention = attend(log_weights(pool, log_last), log_ratio)
     from_last = jnp.cumsum(jax.nn.softmax(log_weights(pool, log_last)) * attention)
-    # Draws at an end of the support are infinitely far; they have no weight.
+    # Draws at an end of the support are infinitely far, with a density of NaN, and no weight.
     flat = jnp.where(pool.finite[:, None], pool.flat, 0.0)
     center = weights @ flat
     spread = jnp.sqrt(weights @ (flat - center[None]) ** 2) + jnp.finfo(flat.dtype).tiny ** 0.5

@@ -7,6 +7,7 @@ from jax.scipy.stats import norm
 
 from numpyro_dsn.pool import (
     Draws,
+    divergence,
     empty_pool,
     insert_draws,
     log_weights,
@@ -75,6 +76,17 @@ def test_draws_that_are_not_finite_have_no_weight(rng_key):
     weights = log_weights(pool, jnp.zeros(15))
     assert np.isneginf(weights[:3]).all()
     assert np.isfinite(weights[3:10]).all()
+
+
+def test_draws_that_are_not_finite_do_not_enter_a_divergence(rng_key):
+    """A draw at an end of its support has a density of zero, or none, under everything."""
+    pool = filled_pool(rng_key, FLOWS[:1])
+    log_p, log_q = norm.logpdf(pool.flat[:, 0], 0.0, 3.0), pool.log_q[1]
+    outside = pool._replace(finite=pool.finite.at[0].set(False))
+    exact, _ = divergence(outside, log_q, log_p)
+    found, variance = divergence(outside, log_q.at[0].set(jnp.nan), log_p.at[0].set(-jnp.inf))
+    np.testing.assert_allclose(found, exact, rtol=1e-6)
+    assert np.isfinite(variance)
 
 
 def test_seen_and_unseen_draws_share_the_pool(rng_key):

@@ -22,7 +22,7 @@ def constant_ratio_loss(ratio, rng_key, first=-1.0):
     finite = jnp.isfinite(flat[:, 0])
     draws = Draws(flat, statistics, statistics[:, None], zeros, zeros, finite)
     pool = empty_pool(draws, zeros, zeros, num_flows=1, size=1)
-    log_q = pool.log_prior
+    log_q = jnp.where(pool.finite, pool.log_prior, jnp.nan)
     flow = Flow(
         sample=lambda key, params, number: jnp.zeros((number, 1)),
         log_prob=lambda params, z: params + jnp.zeros(len(z)),
