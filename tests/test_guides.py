@@ -148,7 +148,7 @@ def test_the_latents_are_those_of_the_model(start, name, rng_key):
 @pytest.mark.parametrize("start", [*MODELS, "neural spline"], indirect=True)
 def test_log_prob_of_a_draw_is_that_of_the_guide_trace(start, rng_key, rng):
     guide, params = start
-    params = perturb(rng, params, weight=0.15)
+    params = perturb(rng, params)
 
     @jax.jit
     @jax.vmap
@@ -167,8 +167,12 @@ def test_log_prob_of_a_draw_is_that_of_the_guide_trace(start, rng_key, rng):
             (log_det, same_log_det),
         ]
 
-    # Bounded sites lose digits close to their ends, as 1 - p does.
-    for one, other in evaluate(jax.random.split(rng_key, 50)):
+    pairs = evaluate(jax.random.split(rng_key, 50))
+    # Bounded sites lose digits close to their ends, as 1 - p does: all of them at u = 37.
+    inside = np.abs(pairs[4][1]).max(-1) < 20
+    assert inside.sum() >= 45
+    for pair in pairs:
+        one, other = jax.tree.map(lambda leaf: leaf[inside], pair)
         jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-6, atol=1e-6), one, other)
 
 
