@@ -9,6 +9,7 @@ from numpyro_dsn.multipliers import DualNewton, PenaltyMethod
 from numpyro_dsn.objective import MaxEntropyELBO
 from numpyro_dsn.primitives import behavior, simulator
 from numpyro_dsn.result import DSNResult
+from numpyro_dsn.soap import SOAP
 from numpyro_dsn.status import DSNWarning, Status
 from numpyro_dsn.version import __version__
 
@@ -22,6 +23,7 @@ __all__ = [
     "DualNewton",
     "MaxEntropyELBO",
     "PenaltyMethod",
+    "SOAP",
     "Status",
     "__version__",
     "baselines",

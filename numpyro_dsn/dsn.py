@@ -1,6 +1,7 @@
 """The degenerate solution network: a flow fitted to a behavior, epoch by epoch."""
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from numpyro_dsn.objective import Particles, draw_particles
 from numpyro_dsn.persistence import load_arrays
 from numpyro_dsn.program import Behavior, Model, read
 from numpyro_dsn.result import DSNResult
+from numpyro_dsn.soap import SOAP
 from numpyro_dsn.status import Status, warn
 from numpyro_dsn.summary import progress_text
 
@@ -68,8 +70,8 @@ class DSN:
         A continuous AutoGuide; :class:`~numpyro_dsn.guides.AutoRealNVP` by default, with a
         mixture base where the method allows it.
     optim
-        A NumPyro or optax optimizer; ``Adam`` by default, with a step size that decays for
-        ``DualNewton`` and of 1e-3 for ``PenaltyMethod``.
+        A NumPyro or optax optimizer; by default ``SOAP`` with a step size that decays for
+        ``DualNewton``, and ``Adam(1e-3)`` for ``PenaltyMethod``.
     multipliers
         How the dual variables move: ``DualNewton()``, or ``PenaltyMethod()`` as published.
     num_particles
@@ -283,8 +285,8 @@ class DSN:
             def epoch(chain: ChainState) -> Any:
                 return penalty_epoch(chain, method, optim, draw, *bounds, self.num_steps)
 
-        self._start = jax.jit(lambda keys: _strong(jax.vmap(start)(keys)))
-        self._epoch = jax.jit(lambda chains: _strong(jax.vmap(epoch)(chains)))
+        self._start = jax.jit(lambda keys: _strong(_for_each(start, keys)))
+        self._epoch = jax.jit(lambda chains: _strong(_for_each(epoch, chains)))
         self._fit = Fit(program, guide, args, kwargs, flow, prior)
         self._arguments = args, kwargs
 
@@ -340,7 +342,7 @@ class DSN:
 
 def _as_numpyro_optim(optim: Any, method: PenaltyMethod | DualNewton) -> _NumPyroOptim:
     if optim is None and isinstance(method, DualNewton):
-        return Adam(lambda step: 5e-3 / (1 + step / 1000))
+        return SOAP(lambda step: 5e-3 / (1 + step / 1000))
     if optim is None:
         return Adam(1e-3)
     if isinstance(optim, _NumPyroOptim):
@@ -351,6 +353,17 @@ def _as_numpyro_optim(optim: Any, method: PenaltyMethod | DualNewton) -> _NumPyr
             "`numpyro.optim.Adam(1e-3)`."
         )
     return optax_to_numpyro(optim)
+
+
+def _for_each(function: Callable[[Any], Any], chains: Any) -> Any:
+    """Apply a function to every fit, without ``vmap`` if there is one.
+
+    With it, both branches of the optimizer's condition would be computed in every step.
+    """
+    if jax.tree.leaves(chains)[0].shape[0] > 1:
+        return jax.vmap(function)(chains)
+    one = function(jax.tree.map(lambda leaf: leaf[0], chains))
+    return jax.tree.map(lambda leaf: leaf[None], one)
 
 
 def _strong(tree: Any) -> Any:

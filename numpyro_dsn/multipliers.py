@@ -216,14 +216,15 @@ class DualNewton(NamedTuple):
     tolerance
         Largest violation, plus two standard errors, in standard deviations of the statistic.
     gap_tolerance
-        Largest divergence to the tilted prior, plus a standard error, in nats.
+        Largest divergence to the tilted prior, plus a standard error and what the violation is
+        worth, in nats.
     """
 
     num_first: int = 20000
-    num_draws: int = 4000
+    num_draws: int = 8000
     num_flows: int = 16
     num_replicates: int = 16
     min_ess: float = 500.0
     correction_rate: float = 0.5
     tolerance: float = 0.02
-    gap_tolerance: float = 0.025
+    gap_tolerance: float = 0.02

@@ -256,7 +256,6 @@ def _measure(
     gap, gap_se = gap_to(pool, eta, tilted, log_q, base)
     scale = jnp.sqrt(jnp.maximum(jnp.diag(covariance), jnp.finfo(mean.dtype).tiny))
     residual = violations(mean, *scaled)
-    worst = jnp.max(jnp.abs(residual) / scale + 2 * mean_se / scale)
     epoch = Epoch(
         entropy=-entropy,
         kl_to_prior=kl_to_prior,
@@ -267,7 +266,7 @@ def _measure(
         violation=residual / scale,
         multipliers=-dual.natural_parameters / dual.scale,
         penalty=jnp.zeros(()),
-        converged=(worst <= method.tolerance) & (gap + gap_se <= method.gap_tolerance),
+        converged=has_converged(method, gap + gap_se, eta, residual, mean_se, scale),
         nonfinite=jnp.zeros(()),
         skipped=jnp.zeros(()),
         dual_bound=bound,
@@ -276,6 +275,34 @@ def _measure(
         ess=tilted.ess,
     )
     return epoch, residual, covariance
+
+
+def has_converged(
+    method: DualNewton,
+    gap: Array,
+    natural_parameters: Array,
+    residual: Array,
+    mean_se: Array,
+    scale: Array,
+) -> Array:
+    r"""Return whether a fit meets its constraints and is close to maximum entropy.
+
+    Its entropy differs from the optimum's by the gap and by what its violation is worth,
+    :math:`|\eta^\top r|`.
+
+    Parameters
+    ----------
+    method
+        Tolerances.
+    gap
+        Distance to the tilted density plus its standard error, shape ``()``, in nats.
+    natural_parameters, residual, mean_se, scale
+        eta, r, and standard error and standard deviation of T, each of shape
+        ``(num_constraints,)``, in any one unit of T.
+    """
+    worst = jnp.max((jnp.abs(residual) + 2 * mean_se) / scale)
+    distance = gap + jnp.abs(natural_parameters @ residual)
+    return (worst <= method.tolerance) & (distance <= method.gap_tolerance)
 
 
 def newton_move(residual: Array, covariance: Array) -> Array:

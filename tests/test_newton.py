@@ -16,7 +16,7 @@ from numpyro_dsn import DSN, DualNewton, MaxEntropyELBO, Status, behavior
 from numpyro_dsn.constraints import Moments
 from numpyro_dsn.dual import tilt
 from numpyro_dsn.guides import AutoRealNVP
-from numpyro_dsn.newton import MAX_MOVE, newton_move, shortened
+from numpyro_dsn.newton import MAX_MOVE, has_converged, newton_move, shortened
 from numpyro_dsn.weighted_loss import attend
 
 SMALL = DualNewton(num_first=500, num_draws=200, num_flows=2, min_ess=50.0)
@@ -78,6 +78,23 @@ def test_move_is_bounded_where_statistics_are_redundant():
     assert np.sqrt(unbounded @ covariance @ unbounded) > 9
     assert distance <= MAX_MOVE * np.sqrt(2) * 1.01
     assert move @ residual < 0
+
+
+@pytest.mark.parametrize(
+    ("gap", "eta", "residual", "mean_se", "expected"),
+    [
+        (0.01, -1.0, 0.006, 0.002, True),
+        (0.01, -1.0, 0.021, 0.0, False),  # one constraint is missed
+        (0.01, -1.0, 0.006, 0.008, False),  # or not known to be met
+        (0.021, -1.0, 0.0, 0.0, False),  # far from maximum entropy
+        (0.01, -4.0, 0.006, 0.002, False),  # the violation is worth 0.024 nats
+    ],
+)
+def test_what_has_converged(gap, eta, residual, mean_se, expected):
+    scale = jnp.array([1.0, 50.0])
+    per_scale = jnp.array([0.0, eta]), jnp.array([0.0, residual]), jnp.array([0.0, mean_se])
+    parts = per_scale[0] / scale, per_scale[1] * scale, per_scale[2] * scale
+    assert bool(has_converged(DualNewton(), jnp.asarray(gap), *parts, scale)) is expected
 
 
 def test_correction_leaves_half_of_the_effective_draws(rng_key):

@@ -27,13 +27,14 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def random_networks(rng, number, num_in, num_out, weight):
-    widths = (num_in, 7, 7, num_out)
+    # A hidden layer has a value and a gate for each of its seven units.
+    sizes = (num_in, 14), (7, 14), (7, num_out)
     return [
         (
             jnp.asarray(rng.normal(0, weight / np.sqrt(num_in), (number, num_in, num_out))),
             jnp.asarray(rng.normal(0, weight, (number, num_out))),
         )
-        for num_in, num_out in zip(widths[:-1], widths[1:], strict=True)
+        for num_in, num_out in sizes
     ]
 
 

@@ -46,7 +46,7 @@ class AutoCoupling(AutoFlow):
         *,
         num_layers: int = 6,
         num_transformed: int | None = None,
-        hidden_dims: tuple[int, ...] = (50, 50),
+        hidden_dims: tuple[int, ...] = (32, 32),
         num_frequencies: int = 5,
         num_bins: int = 16,
         num_components: int = 1,

@@ -12,10 +12,14 @@ from jax import Array
 def network_params(
     name: str, num_networks: int, widths: tuple[int, ...]
 ) -> list[tuple[Array, Array]]:
-    """Return weights and biases of several networks as param sites; their output starts at zero."""
+    """Return weights and biases of several networks as param sites; their output starts at zero.
+
+    A hidden layer has two outputs for each unit: its value and its gate.
+    """
     last = len(widths) - 2
     layers = []
-    for index, (num_in, num_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for index, (num_in, width) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        num_out = width if index == last else 2 * width
         he_normal = jax.nn.initializers.he_normal(batch_axis=0)
         initial = jax.nn.initializers.zeros if index == last else he_normal
 
@@ -37,9 +41,12 @@ def network_params(
 
 
 def network(layers: Sequence[tuple[Array, Array]], x: Array) -> Array:
-    r"""Apply a network with a linear last layer; its hidden units are :math:`x / (1 + e^{-x})`.
+    r"""Apply a network of gated linear units with a linear last layer.
 
-    Smooth units, so that the log density of a flow has second derivatives.
+    .. math:: h = (V x + c) \odot \frac{1}{1 + \exp(-(W x + b))}
+
+    Products of inputs, as in a curved sheet, then need one layer and no approximation by kinks;
+    and units are smooth, so that the log density of a flow has second derivatives.
 
     Parameters
     ----------
@@ -51,10 +58,15 @@ def network(layers: Sequence[tuple[Array, Array]], x: Array) -> Array:
     Returns
     -------
     Outputs, shape ``(..., num_out)``.
+
+    References
+    ----------
+    Dauphin et al. (2017), *Language modeling with gated convolutional networks*, eq. 1.
     """
     *hidden, (weight, bias) = layers
     for hidden_weight, hidden_bias in hidden:
-        x = jax.nn.silu(jnp.matmul(x, hidden_weight) + hidden_bias)
+        value, gate = jnp.split(jnp.matmul(x, hidden_weight) + hidden_bias, 2, axis=-1)
+        x = value * jax.nn.sigmoid(gate)
     return jnp.matmul(x, weight) + bias
 
 

@@ -16,8 +16,8 @@ from numpyro_dsn.guides.network import network
 NUM_TRIES = 32
 """Draws of the mixture of which one is kept."""
 
-NUM_POINTS = 512
-"""Points of each component on which the accepted share is estimated."""
+NUM_POINTS = 4096
+"""Points of all components together on which the accepted share is estimated."""
 
 START = 3.0
 """Logit of the accepted share at the start: nearly all."""
@@ -95,10 +95,11 @@ class ResampledMixture(dist.Distribution):
         seed = jnp.stack(bits).sum(dtype=jnp.int32)
         dim = self.loc.shape[-1]
         shift = jax.random.uniform(jax.random.key(seed), (1, dim), self.loc.dtype)
-        uniform = (jnp.asarray(_lattice(NUM_POINTS, dim), self.loc.dtype) + shift) % 1.0
+        num_points = max(NUM_POINTS // self.loc.shape[0], 1)
+        uniform = (jnp.asarray(_lattice(num_points, dim), self.loc.dtype) + shift) % 1.0
         normal = ndtri(jnp.clip(uniform, 1e-6, 1 - 1e-6))
         points = self.loc[:, None] + self.scale[:, None] * normal[None]
-        accepted = jax.vmap(jax.vmap(self.acceptance))(points)
+        accepted = jax.vmap(self.acceptance)(points.reshape(-1, dim)).reshape(len(points), -1)
         return jax.nn.softmax(self.logits) @ accepted.mean(-1)
 
     def log_prob(self, value: Array) -> Array:
