@@ -305,7 +305,9 @@ class DSN:
         chain = np.lexsort((-score, ~converged))[0]
         status = Status.CONVERGED if converged.any() else Status.NOT_CONVERGED
         status = failure or status
-        unmet = self._unmet(chains, chain) if status is Status.NOT_CONVERGED else None
+        # What cannot be met drives a fit ever further, in the end perhaps to NaN.
+        aimless = status in (Status.NOT_CONVERGED, Status.DIVERGED)
+        unmet = self._unmet(chains, chain) if aimless else None
         if unmet is not None:
             status = Status.INFEASIBLE
         if status is not Status.CONVERGED:

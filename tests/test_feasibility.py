@@ -52,8 +52,8 @@ def model():
     numpyro.sample("z", dist.Uniform(0.0, 1.0))
 
 
-def run(constraint, statistic):
-    dsn = DSN(
+def small_dsn(constraint, statistic):
+    return DSN(
         model,
         lambda sites: behavior("f", statistic(sites["z"]), constraint),
         AutoRealNVP(model),
@@ -61,6 +61,10 @@ def run(constraint, statistic):
         num_particles=50,
         num_steps=50,
     )
+
+
+def run(constraint, statistic):
+    dsn = small_dsn(constraint, statistic)
     return dsn.run(jax.random.key(0), num_epochs=4, progress_bar=False)
 
 
@@ -85,3 +89,16 @@ def test_an_infeasible_target_ends_as_such(name):
     assert result.status is Status.INFEASIBLE
     assert result.certificate.verdict.startswith("Infeasible")
     assert not result.history.epochs.converged.any()
+
+
+def test_a_fit_that_diverged_says_what_cannot_be_met():
+    """Its parameters are NaN, but the circuits that it simulated before tell why."""
+    dsn = small_dsn(Moments(1.5), lambda z: z)
+    state = dsn.update(dsn.init(jax.random.key(0)))
+    epochs = state.history.epochs._replace(
+        entropy=np.full_like(state.history.epochs.entropy, np.nan)
+    )
+    state = state._replace(history=state.history._replace(epochs=epochs))
+    with pytest.warns(UserWarning, match=r"mean\[f\] is below"):
+        result = dsn.run(jax.random.key(0), init_state=state, progress_bar=False)
+    assert result.status is Status.INFEASIBLE
