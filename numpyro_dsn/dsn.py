@@ -358,14 +358,15 @@ def _as_numpyro_optim(optim: Any, method: PenaltyMethod | DualNewton) -> _NumPyr
 
 
 def _for_each(function: Callable[[Any], Any], chains: Any) -> Any:
-    """Apply a function to every fit, without ``vmap`` if there is one.
+    """Apply a function to every fit, side by side where an accelerator has several to do.
 
-    With it, both branches of the optimizer's condition would be computed in every step.
+    Side by side, both branches of the optimizer's condition are computed in every step, and matrix
+    decompositions are batched, which can block all threads of a CPU (see ``soap``).
     """
-    if jax.tree.leaves(chains)[0].shape[0] > 1:
+    several = jax.tree.leaves(chains)[0].shape[0] > 1
+    if several and jax.default_backend() != "cpu":
         return jax.vmap(function)(chains)
-    one = function(jax.tree.map(lambda leaf: leaf[0], chains))
-    return jax.tree.map(lambda leaf: leaf[None], one)
+    return jax.lax.map(function, chains)
 
 
 def _strong(tree: Any) -> Any:

@@ -106,12 +106,20 @@ def _turn_bases(step: Array, leaves: list[_LeafState]) -> list[_LeafState]:
 
     def turn() -> list[dict[int, Array]]:
         return [
-            {i: jnp.linalg.qr(leaf.moments[i] @ q)[0] for i, q in leaf.bases.items()}
-            for leaf in leaves
+            {i: _orthogonal(leaf.moments[i] @ q) for i, q in leaf.bases.items()} for leaf in leaves
         ]
 
     bases = jax.lax.cond(step % INTERVAL == 0, turn, lambda: [leaf.bases for leaf in leaves])
     return [leaf._replace(bases=new) for leaf, new in zip(leaves, bases, strict=True)]
+
+
+def _orthogonal(matrices: Array) -> Array:
+    """Return orthogonal bases of matrices, one after the other.
+
+    jaxlib hands a batch of decompositions to the threads that run the program, and waits for them
+    in one of these: two batches at once leave none, and wait forever.
+    """
+    return jax.lax.map(lambda matrix: jnp.linalg.qr(matrix)[0], matrices)
 
 
 def _move(state: _LeafState, gradient: Array, step: Array) -> tuple[Array, _LeafState]:

@@ -1,5 +1,8 @@
 """SOAP: Adam where no matrix is, exact invariance to turned coordinates where one is."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,3 +87,19 @@ def test_function_and_number_as_step_size(rng):
     loss, start = regression(rng), {"weight": jnp.zeros((8, 3))}
     ends = [minimize(SOAP(rate), loss, start, 20) for rate in (0.01, lambda step: 0.01)]
     assert_allclose(ends[0]["weight"], ends[1]["weight"])
+
+
+MANY_MATRICES = """
+import jax
+from numpyro_dsn import SOAP
+optim, keys = SOAP(0.01), jax.random.split(jax.random.key(0), 16)
+start = [jax.random.normal(key, (6, 100, 100)) for key in keys]
+step = lambda state, _: (optim.update(optim.get_params(state), state), None)
+run = jax.jit(lambda start: jax.lax.scan(step, optim.init(start), None, 21)[0])
+jax.block_until_ready(run(start))
+"""
+
+
+def test_decompositions_do_not_wait_for_each_other():
+    """With batches of them, all threads of two cores wait within a second, forever."""
+    subprocess.run([sys.executable, "-c", MANY_MATRICES], check=True, timeout=300)
