@@ -1,4 +1,4 @@
-"""SOAP: Adam where no matrix is, exact invariance to turned coordinates where one is."""
+"""SOAP: Adam where no matrix is, Adam between eigenvectors where one is."""
 
 import subprocess
 import sys
