@@ -146,9 +146,10 @@ def write_comparison(
 
 
 def count_simulations(result: DSNResult) -> int:
-    """Return the number of simulated circuits of a fit with the default numbers."""
+    """Return the number of simulated circuits of a fit with the default number in an epoch."""
     num_epochs = len(result.history.epochs.entropy) - 1
-    return DualNewton().num_first + num_epochs * DualNewton().num_draws
+    num_first = int(result.state.chains.dual.pool.counts[result.chain, 0])
+    return num_first + num_epochs * DualNewton().num_draws
 
 
 def _row(values: Array) -> str:

@@ -236,7 +236,8 @@ def _estimate(evidence: Evidence) -> dict[str, Array]:
     tilt_exponent = exponent(eta, pool.statistics, pool.noise)
     log_target = pool.log_prior + tilt_exponent - tilted.log_normalizer
     is_prior = (pool.component == 0) & pool.finite & evidence.from_prior
-    prior_weights = jax.nn.softmax(jnp.where(is_prior, tilt_exponent, -jnp.inf))
+    from_prior = jnp.where(is_prior, tilt_exponent + pool.log_share, -jnp.inf)
+    prior_weights = jax.nn.softmax(from_prior)
     prior_ess = jnp.where(evidence.from_prior, 1 / jnp.sum(prior_weights**2), 0.0)
     missed = (log_q < log_target - COVERED).astype(log_q.dtype)
     missed_mass = prior_weights @ missed

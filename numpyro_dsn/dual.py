@@ -1,5 +1,6 @@
 """The dual problem of maximum entropy on weighted draws: numbers in, numbers out."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -110,8 +111,9 @@ def solve_dual(
 ) -> tuple[Array, Array]:
     r"""Minimize the dual by Newton's method where the draws can be trusted.
 
-    A step is shortened until the dual decreases enough and the effective sample size of the new
-    weights stays above ``min_ess``: the region in which the draws know the tilted density. A start
+    Where the effective sample size of the new weights is above ``min_ess``, the draws know the
+    tilted density. If the minimum is there it is the solution, wherever the way to it leads.
+    Otherwise a step is shortened until the dual decreases enough and stays in this region; a start
     outside of it, where new draws outweigh those that led there, is first brought back.
 
     Parameters
@@ -146,7 +148,7 @@ def solve_dual(
         target = jnp.where(eta > 0, lower, jnp.where(eta < 0, upper, jnp.clip(mean, lower, upper)))
         return mean - target
 
-    def step(carry: tuple) -> tuple:
+    def step(min_ess: float, carry: tuple) -> tuple:
         eta, count, _, _ = carry
         current, tilted = value(eta)
         scale = jnp.sqrt(jnp.diag(tilted.covariance)) + jnp.finfo(eta.dtype).tiny ** 0.5
@@ -177,9 +179,17 @@ def solve_dual(
         _, count, reached, stuck = carry
         return (count < max_steps) & ~reached & ~stuck
 
-    shorter = scales[:, None] * natural_parameters[None]
-    trusted = jax.lax.map(lambda eta: value(eta)[1].ess, shorter) >= min_ess
-    eta = jnp.where(jnp.any(trusted), shorter[jnp.argmax(trusted)], 0.0)
-    start = eta, 0, jnp.zeros((), bool), jnp.zeros((), bool)
-    solution, _, reached, _ = jax.lax.while_loop(proceeds, step, start)
-    return solution, reached
+    def descend(start: Array, min_ess: float) -> tuple[Array, Array]:
+        carry = start, 0, jnp.zeros((), bool), jnp.zeros((), bool)
+        solution, _, reached, _ = jax.lax.while_loop(proceeds, partial(step, min_ess), carry)
+        return solution, reached
+
+    def inside() -> tuple[Array, Array]:
+        shorter = scales[:, None] * natural_parameters[None]
+        trusted = jax.lax.map(lambda eta: value(eta)[1].ess, shorter) >= min_ess
+        start = jnp.where(jnp.any(trusted), shorter[jnp.argmax(trusted)], 0.0)
+        return descend(start, min_ess)
+
+    minimum, reached = descend(natural_parameters, 0.0)
+    known = reached & (value(minimum)[1].ess >= min_ess)
+    return jax.lax.cond(known, lambda: (minimum, reached), inside)

@@ -202,7 +202,10 @@ class DualNewton(NamedTuple):
     Parameters
     ----------
     num_first
-        Number of draws of the prior at the start.
+        Number of draws of the prior at a time, and of those that are kept.
+    max_first
+        Largest number of draws of the prior. More than ``num_first`` are simulated where the
+        property is so rare that fewer do not know the optimum.
     num_draws
         Number of draws that are simulated in an epoch; three of four are for training.
     num_flows
@@ -221,6 +224,7 @@ class DualNewton(NamedTuple):
     """
 
     num_first: int = 20000
+    max_first: int = 1_000_000
     num_draws: int = 8000
     num_flows: int = 16
     num_replicates: int = 16

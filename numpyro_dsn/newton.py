@@ -24,6 +24,7 @@ from numpyro_dsn.pool import (
     seen,
     unseen,
 )
+from numpyro_dsn.prior_draws import gather, spread, unthinned
 from numpyro_dsn.weighted_loss import weighted_loss
 
 MAX_NORM = 1.0
@@ -163,21 +164,34 @@ def start_newton(
     lower, upper
         Bounds on E[T], each of shape ``(num_constraints,)``.
     """
-    draw_key, simulator_key = jax.random.split(jax.random.fold_in(rng_key, 0))
+
+    def simulate(key: Array) -> Draws:
+        draw_key, simulator_key = jax.random.split(key)
+        if prior is None:
+            flat = flow.sample(draw_key, params, method.num_first)
+        else:
+            flat = prior(draw_key, method.num_first)
+        draws = flow.simulate(simulator_key, flat)
+        # A prior density that is minus infinity belongs to a draw at an end of the support.
+        return draws._replace(finite=draws.finite & jnp.isfinite(draws.log_prior))
+
+    first_key = jax.random.fold_in(rng_key, 0)
     if prior is None:
-        flat = flow.sample(draw_key, params, method.num_first)
+        first = unthinned(simulate(first_key))
+        log_first = flow.log_prob(params, first.draws.flat)
     else:
-        flat = prior(draw_key, method.num_first)
-    draws = flow.simulate(simulator_key, flat)
-    # A prior density that is minus infinity belongs to a draw at an end of the support.
-    draws = draws._replace(finite=draws.finite & jnp.isfinite(draws.log_prior))
-    weights = draws.finite / jnp.maximum(draws.finite.sum(), 1)
-    mean = weights @ draws.statistics
-    scale = jnp.sqrt(weights @ (draws.statistics - mean[None]) ** 2)
-    scale = jnp.where(scale > 0, scale, 1.0)
+        first = gather(first_key, simulate, method.max_first, lower, upper, method.min_ess)
+        log_first = first.draws.log_prior
+    weights = jnp.where(first.draws.finite, jnp.exp(first.log_share), 0.0)
+    weights /= jnp.maximum(weights.sum(), 1.0)
     origin = jnp.where(jnp.isfinite(lower), lower, upper)
-    draws = rescale(draws, origin, scale)
-    log_first = draws.log_prior if prior is not None else flow.log_prob(params, draws.flat)
+    scale = spread(first.draws.statistics, weights)
+    draws = rescale(first.draws, origin, scale)
+    pool = empty_pool(draws, log_first, params, method.num_flows, method.num_draws)
+    pool = pool._replace(
+        log_share=pool.log_share.at[: method.num_first].set(first.log_share),
+        counts=pool.counts.at[0].set(first.num_simulated),
+    )
     zeros = jnp.zeros_like(lower)
     dual = NewtonState(
         natural_parameters=zeros,
@@ -187,7 +201,7 @@ def start_newton(
         annealing=jnp.where(prior is None, 0.0, 1.0),
         reached=jnp.zeros((), bool),
         arrived=jnp.zeros((), bool),
-        pool=empty_pool(draws, log_first, params, method.num_flows, method.num_draws),
+        pool=pool,
         params=params,
         first_params=params,
         from_prior=jnp.full((), prior is not None, bool),
@@ -195,7 +209,8 @@ def start_newton(
     summary, _, _ = _measure(dual, jnp.zeros((), int), lower, upper, method)
     best = Best(params, jnp.full((), -1, int), jnp.full((), -jnp.inf, lower.dtype))
     state = ChainState(optim.init(params), dual, params, best, jnp.zeros((), int), rng_key)
-    summary = summary._replace(nonfinite=(~draws.finite).mean(), converged=jnp.zeros((), bool))
+    nonfinite = first.num_nonfinite / first.num_simulated
+    summary = summary._replace(nonfinite=nonfinite, converged=jnp.zeros((), bool))
     return state, summary
 
 

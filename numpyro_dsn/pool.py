@@ -35,12 +35,15 @@ class Pool(NamedTuple):
         Whether T was finite, of the same shape; false in slots that are not used yet.
     component
         Number of the component that each draw is from, of the same shape.
+    log_share
+        Log of the number of draws that each one stands for, of the same shape: zero but where
+        draws of the prior were thinned.
     held_out
         Whether a draw is kept from training, of the same shape.
     log_q
         Log density of every component at every draw, shape ``(num_components, num_draws)``.
     counts
-        Number of draws of every component, shape ``(num_components,)``.
+        Number of draws of every component, before any were thinned, shape ``(num_components,)``.
     params
         Parameters of the flows; arrays have a leading axis ``num_components - 1``.
     """
@@ -52,6 +55,7 @@ class Pool(NamedTuple):
     log_det: Array
     finite: Array
     component: Array
+    log_share: Array
     held_out: Array
     log_q: Array
     counts: Array
@@ -102,6 +106,7 @@ def empty_pool(first: Draws, log_first: Array, params: Any, num_flows: int, size
         log_det=pad(first.log_det, 0.0),
         finite=pad(first.finite, False),
         component=jnp.concatenate([jnp.full(n, k) for k, n in enumerate(sizes)]),
+        log_share=jnp.zeros(num_draws, log_q.dtype),
         held_out=jnp.concatenate([jnp.arange(n) % HELD_OUT == 0 for n in sizes]),
         log_q=log_q.at[0].set(pad(log_first, -jnp.inf)),
         counts=jnp.zeros(num_flows + 1).at[0].set(first.flat.shape[0]),
@@ -157,7 +162,7 @@ def log_weights(pool: Pool, log_density: Array) -> Array:
     """
     mixture = logsumexp(pool.log_q + jnp.log(pool.counts)[:, None], axis=0)
     safe = jnp.where(pool.finite, mixture, 0.0)
-    return jnp.where(pool.finite, log_density - safe, -jnp.inf)
+    return jnp.where(pool.finite, log_density - safe + pool.log_share, -jnp.inf)
 
 
 def divergence(pool: Pool, log_q: Array, log_p: Array) -> tuple[Array, Array]:

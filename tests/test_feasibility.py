@@ -57,7 +57,9 @@ def small_dsn(constraint, statistic):
         model,
         lambda sites: behavior("f", statistic(sites["z"]), constraint),
         AutoRealNVP(model),
-        multipliers=DualNewton(num_first=2000, num_draws=500, num_flows=3, min_ess=100.0),
+        multipliers=DualNewton(
+            num_first=2000, max_first=20_000, num_draws=500, num_flows=3, min_ess=100.0
+        ),
         num_particles=50,
         num_steps=50,
     )

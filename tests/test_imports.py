@@ -16,7 +16,7 @@ ROOT = Path(numpyro_dsn.__file__).parent
 # The line, left to right: a room may import from rooms in earlier rows, and from itself.
 # A room is a module or a folder of the package; every one has its place here.
 LINE = [
-    ["labels", "soap", "version"],
+    ["labels", "prior_draws", "soap", "version"],
     ["constraints"],
     ["primitives"],
     ["status"],
@@ -44,7 +44,7 @@ ONLY = {
     "constraints": set(),
     "guides": set(),
     "multipliers": set(),
-    "soap": set(),
+    "prior_draws", "soap": set(),
     "plots": {"labels", "status"},
 }
 
