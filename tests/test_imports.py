@@ -16,7 +16,7 @@ ROOT = Path(numpyro_dsn.__file__).parent
 # The line, left to right: a room may import from rooms in earlier rows, and from itself.
 # A room is a module or a folder of the package; every one has its place here.
 LINE = [
-    ["labels", "prior_draws", "soap", "version"],
+    ["labels", "soap", "version"],
     ["constraints"],
     ["primitives"],
     ["status"],
@@ -27,7 +27,7 @@ LINE = [
     ["objective"],
     ["epoch"],
     ["flow"],
-    ["fit", "pareto", "weighted_loss"],
+    ["fit", "pareto", "prior_draws", "weighted_loss"],
     ["newton"],
     ["certificate"],
     ["persistence"],
@@ -44,7 +44,7 @@ ONLY = {
     "constraints": set(),
     "guides": set(),
     "multipliers": set(),
-    "prior_draws", "soap": set(),
+    "soap": set(),
     "plots": {"labels", "status"},
 }
 
