@@ -167,7 +167,10 @@ class NewtonState(NamedTuple):
     reached
         Whether t is one and eta minimizes the dual on the draws, shape ``()``.
     arrived
-        Whether this was so in two epochs in a row, then or earlier, of the same shape.
+        Whether this was so in two epochs in a row, and the second hardly lessened the gap, then or
+        earlier; of the same shape.
+    gap
+        Divergence of the last epoch's flow to its target in nats, of the same shape.
     pool
         All draws that are kept.
     params, first_params
@@ -183,6 +186,7 @@ class NewtonState(NamedTuple):
     annealing: Array
     reached: Array
     arrived: Array
+    gap: Array
     pool: Any
     params: Any
     first_params: Any

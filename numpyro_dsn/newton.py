@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from numpyro.optim import _NumPyroOptim
 
+from numpyro_dsn.correction import newton_move, shortened
 from numpyro_dsn.dual import Tilt, dual_value, exponent, solve_dual, tilt
 from numpyro_dsn.epoch import Best, ChainState, Params, train, violations
 from numpyro_dsn.flow import Flow
@@ -33,8 +34,8 @@ MAX_NORM = 1.0
 AVERAGE = 0.5
 """Weight of an epoch in the averaged parameters."""
 
-MAX_MOVE = 0.3
-"""Largest violation, in standard deviations of a combination of statistics, that is corrected."""
+SETTLED = 0.8
+"""A fit still approaches its target while an epoch leaves less than this share of the gap."""
 
 
 def newton_epoch(
@@ -59,7 +60,7 @@ def newton_epoch(
     method
         Settings of the method.
     optim
-        A NumPyro optimizer; it starts afresh in every epoch until the multipliers have arrived.
+        A NumPyro optimizer; it starts afresh in every epoch until the fit has arrived.
     flow
         The guide and the circuit.
     lower, upper
@@ -90,10 +91,9 @@ def newton_epoch(
     log_last = dual.pool.log_q[component_of(epoch - 1, dual.pool)]
     loss = weighted_loss(flow, training, target.log_weights, log_target, log_last, num_particles)
 
-    arrived = dual.arrived | (dual.reached & reached)
     fresh = optim.init(optim.get_params(state.optim_state))
     optim_state = jax.tree.map(
-        lambda old, new: jnp.where(arrived, old, new), state.optim_state, fresh
+        lambda old, new: jnp.where(dual.arrived, old, new), state.optim_state, fresh
     )
     # The optimizer goes on from the averaged parameters; what it holds differs from them by this.
     offset = jax.tree.map(jnp.subtract, dual.params, optim.get_params(optim_state))
@@ -107,7 +107,7 @@ def newton_epoch(
     )
     average = jax.tree.map(jnp.add, offset, average)
     # Steps of Adam never settle; a longer average does, once there is something to settle at.
-    share = jnp.where(arrived, AVERAGE, 1.0)
+    share = jnp.where(dual.arrived, AVERAGE, 1.0)
     params = jax.tree.map(lambda old, new: old + share * (new - old), dual.params, average)
 
     new = flow.simulate(simulator_key, flow.sample(sample_key, params, method.num_draws))
@@ -119,7 +119,6 @@ def newton_epoch(
         natural_parameters=eta,
         annealing=annealing,
         reached=reached,
-        arrived=arrived,
         pool=pool,
         params=params,
     )
@@ -129,7 +128,12 @@ def newton_epoch(
     )
     # What the flow cannot represent shows up as a violation; aim beside the target to undo it.
     move = method.correction_rate * newton_move(residual, covariance)
-    updated = updated._replace(correction=correction + jnp.where(reached, move, 0.0))
+    settled = dual.reached & reached & (summary.gap > SETTLED * dual.gap)
+    updated = updated._replace(
+        correction=correction + jnp.where(reached, move, 0.0),
+        arrived=dual.arrived | settled,
+        gap=summary.gap,
+    )
 
     better = summary.converged & (-summary.gap > state.best.score)
     candidate = Best(params, epoch, -summary.gap)
@@ -201,6 +205,7 @@ def start_newton(
         annealing=jnp.where(prior is None, 0.0, 1.0),
         reached=jnp.zeros((), bool),
         arrived=jnp.zeros((), bool),
+        gap=jnp.full((), jnp.inf, lower.dtype),
         pool=pool,
         params=params,
         first_params=params,
@@ -318,52 +323,6 @@ def has_converged(
     worst = jnp.max((jnp.abs(residual) + 2 * mean_se) / scale)
     distance = gap + jnp.abs(natural_parameters @ residual)
     return (worst <= method.tolerance) & (distance <= method.gap_tolerance)
-
-
-def newton_move(residual: Array, covariance: Array) -> Array:
-    r"""Return the move of eta that would undo a violation, as far as it can be trusted.
-
-    .. math:: -\sum_i \frac{v_i}{\sqrt{\lambda_i}} \operatorname{clip}
-              \left( \frac{v_i^\top r}{\sqrt{\lambda_i}} \right)
-
-    Statistics that are nearly redundant have combinations of hardly any variance. A flow that
-    cannot represent those violates them by many standard deviations, and would be sent far away.
-
-    Parameters
-    ----------
-    residual
-        r, shape ``(num_constraints,)``.
-    covariance
-        That of T, with eigenvalues :math:`\lambda_i` and eigenvectors :math:`v_i` of its
-        correlations, shape ``(num_constraints, num_constraints)``.
-    """
-    scale = jnp.sqrt(jnp.diag(covariance) + 1e-12)
-    correlation = covariance / scale[:, None] / scale[None, :]
-    values, vectors = jnp.linalg.eigh(correlation + 1e-6 * jnp.eye(len(scale)))
-    values = jnp.sqrt(jnp.maximum(values, 1e-6))
-    whitened = jnp.clip(vectors.T @ (residual / scale) / values, -MAX_MOVE, MAX_MOVE)
-    return -(vectors @ (whitened / values)) / scale
-
-
-def shortened(
-    correction: Array, natural_parameters: Array, log_base: Array, statistics: Array, noise: Array
-) -> Array:
-    """Return a correction of eta, shortened until it leaves half of the effective draws.
-
-    Parameters
-    ----------
-    correction, natural_parameters
-        The correction and eta, each of shape ``(num_constraints,)``.
-    log_base, statistics, noise
-        Weighted draws, as for :func:`~numpyro_dsn.dual.tilt`.
-    """
-
-    def ess(correction: Array) -> Array:
-        return tilt(natural_parameters + correction, log_base, statistics, noise).ess
-
-    candidates = 0.8 ** jnp.arange(16)[:, None] * correction[None]
-    trusted = jax.lax.map(ess, candidates) >= 0.5 * ess(jnp.zeros_like(correction))
-    return jnp.where(jnp.any(trusted), candidates[jnp.argmax(trusted)], 0.0)
 
 
 def gap_to(

@@ -27,7 +27,7 @@ LINE = [
     ["objective"],
     ["epoch"],
     ["flow"],
-    ["fit", "pareto", "prior_draws", "weighted_loss"],
+    ["correction", "fit", "pareto", "prior_draws", "weighted_loss"],
     ["newton"],
     ["certificate"],
     ["persistence"],

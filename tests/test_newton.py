@@ -14,9 +14,10 @@ from numpyro.infer.autoguide import AutoBNAFNormal
 
 from numpyro_dsn import DSN, DualNewton, MaxEntropyELBO, Status, behavior
 from numpyro_dsn.constraints import Moments
+from numpyro_dsn.correction import MAX_MOVE, newton_move, shortened
 from numpyro_dsn.dual import tilt
 from numpyro_dsn.guides import AutoRealNVP
-from numpyro_dsn.newton import MAX_MOVE, has_converged, newton_move, shortened
+from numpyro_dsn.newton import has_converged
 from numpyro_dsn.weighted_loss import attend
 
 SMALL = DualNewton(num_first=500, num_draws=200, num_flows=2, min_ess=50.0)
@@ -123,6 +124,18 @@ def test_a_fit_that_arrived_keeps_its_optimizer():
     dual = state.chains.dual._replace(arrived=jnp.ones(1, bool))
     state = state._replace(chains=state.chains._replace(dual=dual))
     assert count(dsn.update(dsn.update(state))) == 40
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("gap", [np.inf, -np.inf])
+def test_a_fit_arrives_when_its_gap_hardly_falls(gap):
+    """While it does, the optimizer starts afresh with large steps, and nothing is averaged."""
+    dsn = small_dsn(plane, lambda sites: behavior("f", sites["z"][0], Moments(0.5)))
+    state = dsn.init(jax.random.key(0))
+    dual = state.chains.dual._replace(reached=jnp.ones(1, bool), gap=jnp.full(1, gap))
+    state = dsn.update(state._replace(chains=state.chains._replace(dual=dual)))
+    assert state.chains.dual.reached[0]
+    assert state.chains.dual.arrived[0] == (gap < 0)
 
 
 NAMES = [name for name in CLOSED_FORMS if name != "uniform"]
