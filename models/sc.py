@@ -262,7 +262,9 @@ def fit(
     num_layers = 2 * setting.num_weights
     guide = AutoRealNVP(model, num_layers=num_layers, num_transformed=1, num_components=8)
     replicates = num_replicates or setting.num_replicates
-    method = DualNewton(num_draws=NUM_RUNS // replicates, num_replicates=replicates)
+    # A simulation takes long, so that the first round of prior draws is all.
+    num_draws = NUM_RUNS // replicates
+    method = DualNewton(max_first=0, num_draws=num_draws, num_replicates=replicates)
     dsn = DSN(model, statements, guide, multipliers=method)
     return dsn.run(jax.random.key(seed), num_epochs=num_epochs)
 

@@ -208,8 +208,8 @@ class DualNewton(NamedTuple):
     num_first
         Number of draws of the prior at a time, and of those that are kept.
     max_first
-        Largest number of draws of the prior. More than ``num_first`` are simulated where the
-        property is so rare that fewer do not know the optimum.
+        Largest number of simulations for draws of the prior. More than ``num_first`` are drawn
+        where the property is so rare that these do not know the optimum; with zero, never.
     num_draws
         Number of draws that are simulated in an epoch; three of four are for training.
     num_flows
