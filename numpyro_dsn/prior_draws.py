@@ -11,8 +11,8 @@ from jax.scipy.special import logsumexp
 from numpyro_dsn.dual import solve_dual, tilt
 from numpyro_dsn.pool import Draws
 
-ENOUGH = 4
-"""Effective draws of the tilted density to look for, in multiples of the smallest number."""
+ENOUGH = 0.1
+"""Effective draws of the tilted density to look for, as a share of the draws that are kept."""
 
 
 class PriorDraws(NamedTuple):
@@ -60,8 +60,8 @@ def gather(
     lower, upper
         Bounds on E[T], each of shape ``(num_constraints,)``.
     min_ess
-        Smallest effective sample size of the trust region; :data:`ENOUGH` times as many end the
-        search.
+        Smallest effective sample size of the trust region. The search ends with as many at the
+        least, or with the share :data:`ENOUGH` of n.
 
     References
     ----------
@@ -102,7 +102,7 @@ def gather(
             num_simulated=kept.num_simulated + num_draws,
             num_nonfinite=kept.num_nonfinite + (~new.finite).sum(),
         )
-        done = hopeless | (solved & (tilted.ess >= ENOUGH * min_ess))
+        done = hopeless | (solved & (tilted.ess >= max(min_ess, ENOUGH * num_draws)))
         return index + 1, kept, eta / scale, done
 
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
