@@ -56,7 +56,7 @@ def gather(
     simulate
         Function of a key that returns n draws of the prior.
     max_simulations
-        Largest number of simulations after the first n draws.
+        Largest number of simulations; the first n draws are simulated in any case.
     lower, upper
         Bounds on E[T], each of shape ``(num_constraints,)``.
     min_ess
