@@ -45,8 +45,8 @@ class Certificate(NamedTuple):
     prior_ess
         The same for draws of the prior alone.
     pareto_k
-        Shape of the tail of the weights of the fit's own draws. Above 0.7 do not reweight them;
-        the bound rests on the mixture of all draws and does not need it.
+        Shape of the tail of the weights of the fit's own draws. Above 0.7 do not reweight them
+        alone; the bound and corrected draws rest on mixtures with the prior and do not need it.
     missed_mass, missed_mass_se
         Share of the optimum's mass that the fit does not cover and its standard error, from draws
         of the prior alone; NaN if these cannot tell.

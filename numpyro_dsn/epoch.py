@@ -64,6 +64,11 @@ class ChainState(NamedTuple):
     rng_key: Array
 
 
+def held_params(chain: ChainState) -> Params:
+    """Return the parameters of the best converged epoch, or of the last if none has converged."""
+    return chain.best.params if int(chain.best.epoch) >= 0 else chain.params
+
+
 class Measurement(NamedTuple):
     """Statistics of ``num_batches`` batches of fresh draws.
 

@@ -12,9 +12,9 @@ from jax import Array
 from numpyro import handlers
 
 from numpyro_dsn.certificate import Certificate, certify, collect, from_newton
-from numpyro_dsn.dual import exponent
+from numpyro_dsn.epoch import held_params
 from numpyro_dsn.fit import Fit
-from numpyro_dsn.guides import log_prob, unconstrain
+from numpyro_dsn.guides import constrain, log_prob, unconstrain
 from numpyro_dsn.history import Epoch, History
 from numpyro_dsn.latents import require_latents
 from numpyro_dsn.multipliers import NewtonState
@@ -22,6 +22,7 @@ from numpyro_dsn.objective import latents_and_log_density
 from numpyro_dsn.pareto import pareto_k
 from numpyro_dsn.persistence import save_arrays
 from numpyro_dsn.program import draw_prior, simulate
+from numpyro_dsn.reweighting import draw_reweighted
 from numpyro_dsn.status import Status
 from numpyro_dsn.summary import format_summary
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     import arviz
 
 BATCH_SIZE = 1000
-
-CORRECTION_FACTOR = 10
-"""Draws of the fit for each corrected draw."""
 
 Sites = dict[str, Array]
 
@@ -106,7 +104,7 @@ class DSNResult:
         """
         fit, chain = self.fit, jax.tree.map(lambda leaf: leaf[self.chain], self.state.chains)
         bounds = fit.program.lower, fit.program.upper
-        held = chain.best.params if int(chain.best.epoch) >= 0 else chain.params
+        held = held_params(chain)
         if isinstance(chain.dual, NewtonState):
             evidence = from_newton(chain.dual, chain.epoch, fit.flow, held, *bounds)
         else:
@@ -125,8 +123,8 @@ class DSNResult:
         num_samples
             Number of draws.
         corrected
-            Whether to resample draws by their weights to the exponential family, which meets the
-            constraints exactly where the fit is only close to it.
+            Whether to choose draws of the fit and of the prior by their weights under the
+            exponential family, which meets the constraints where the fit is only close to it.
 
         Returns
         -------
@@ -191,7 +189,7 @@ class DSNResult:
         fit = self.fit
         latents = draw_prior(draw_key, fit.program, num_samples, fit.args, fit.kwargs)
         keys = jax.random.split(noise_key, num_samples)
-        return self._simulate(fit.args, fit.kwargs)(keys, latents)
+        return self._simulate_as_fitted(keys, latents)
 
     def log_prob(self, values: Sites) -> Array:
         """Return the log density of the fit on the constrained space.
@@ -241,13 +239,13 @@ class DSNResult:
         Value of every sample and deterministic site.
         """
         draw_key, noise_key = jax.random.split(rng_key)
-        if not args and not kwargs:
-            args, kwargs = self.fit.args, self.fit.kwargs
+        as_fitted = not args and not kwargs
+        run = self._simulate_as_fitted if as_fitted else self._simulate(args, kwargs)
         latents, shape = require_latents(
             self.fit.program, self.sample(draw_key, num_samples) if values is None else values
         )
         keys = jax.random.split(noise_key, int(np.prod(shape)))
-        sites = self._simulate(args, kwargs)(keys, latents)
+        sites = run(keys, latents)
         return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), sites)
 
     def print_summary(self) -> None:
@@ -329,9 +327,10 @@ class DSNResult:
         return jax.jit(jax.vmap(density))
 
     def draw_corrected(self, rng_key: Array, num_samples: int) -> tuple[Sites, Array]:
-        r"""Draw circuits from the certified exponential family by resampling draws of the fit.
+        r"""Draw circuits from the certified exponential family, and simulate each once.
 
-        .. math:: w_i \propto \frac{p(z_i)}{q(z_i)} \exp(\eta^\top \bar T(z_i))
+        They are chosen by their weights from ten times as many, a fifth of these from the prior
+        if it can be sampled (:func:`~numpyro_dsn.reweighting.draw_reweighted`).
 
         Parameters
         ----------
@@ -343,22 +342,20 @@ class DSNResult:
         Returns
         -------
         Value of every sample and deterministic site, with a leading axis ``num_samples``; and the
-        effective sample size of the ten times as many draws that they were chosen from.
+        effective sample size of the draws that they were chosen from.
         """
-        draw_key, choose_key, noise_key = jax.random.split(rng_key, 3)
-        fit, num_draws = self.fit, CORRECTION_FACTOR * num_samples
+        draw_key, noise_key = jax.random.split(rng_key)
+        fit, chain = self.fit, jax.tree.map(lambda leaf: leaf[self.chain], self.state.chains)
         eta = jnp.array(list(self.certificate.natural_parameters.values()))
-        sites, density = self.draw_chain(draw_key, self.chain, num_draws)
-        latents = {name: sites[name] for name in fit.program.latents}
-        flat = jax.vmap(lambda values: unconstrain(fit.guide, values)[0])(latents)
-        # The mean over replicates: one noisy run would be tilted together with its noise.
-        draws = fit.flow.simulate(noise_key, flat)
-        tilt = jnp.where(draws.finite, exponent(eta, draws.statistics, draws.noise), -jnp.inf)
-        log_weights = tilt + density["log_prior"] - density["log_q"]
-        weights = jax.nn.softmax(log_weights)
-        chosen = jax.random.choice(choose_key, num_draws, (num_samples,), p=weights)
-        ess = 1 / jnp.sum(weights**2)
-        return jax.tree.map(lambda leaf: leaf[chosen], sites), ess
+        draw = (draw_key, fit.flow, fit.prior, held_params(chain), eta, num_samples)
+        flat, ess = draw_reweighted(*draw)
+        latents = jax.vmap(lambda flat: constrain(fit.guide, flat)[0])(flat)
+        keys = jax.random.split(noise_key, num_samples)
+        return self._simulate_as_fitted(keys, latents), ess
+
+    @cached_property
+    def _simulate_as_fitted(self) -> Any:
+        return self._simulate(self.fit.args, self.fit.kwargs)
 
     def _simulate(self, args: tuple, kwargs: dict) -> Any:
         program = self.fit.program

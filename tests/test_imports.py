@@ -27,7 +27,7 @@ LINE = [
     ["objective"],
     ["epoch"],
     ["flow"],
-    ["correction", "fit", "pareto", "prior_draws", "weighted_loss"],
+    ["correction", "fit", "pareto", "prior_draws", "reweighting", "weighted_loss"],
     ["newton"],
     ["certificate"],
     ["persistence"],
