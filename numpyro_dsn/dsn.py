@@ -344,7 +344,7 @@ class DSN:
 
 def _as_numpyro_optim(optim: Any, method: PenaltyMethod | DualNewton) -> _NumPyroOptim:
     if optim is None and isinstance(method, DualNewton):
-        return SOAP(lambda step: 5e-3 / (1 + step / 1000))
+        return SOAP(5e-3)
     if optim is None:
         return Adam(1e-3)
     if isinstance(optim, _NumPyroOptim):

@@ -98,7 +98,7 @@ def train(
     optim_state: Any,
     loss: Callable[[Array, Params], tuple[Array, Any]],
     num_steps: int,
-    max_norm: float = np.inf,
+    max_norm: Array | float = np.inf,
 ) -> tuple[Any, Params, Any, Array]:
     """Take a number of optimizer steps, leaving out those whose gradient is not finite.
 
@@ -129,9 +129,8 @@ def train(
         value_and_grad = jax.value_and_grad(lambda params: loss(key, params), has_aux=True)
         (value, record), gradient = value_and_grad(optim.get_params(state))
         finite = jnp.isfinite(value) & jnp.all(jnp.isfinite(ravel_pytree(gradient)[0]))
-        if np.isfinite(max_norm):
-            norm = jnp.linalg.norm(ravel_pytree(gradient)[0])
-            gradient = jax.tree.map(lambda g: g * jnp.minimum(1.0, max_norm / norm), gradient)
+        norm = jnp.linalg.norm(ravel_pytree(gradient)[0])
+        gradient = jax.tree.map(lambda g: g * jnp.minimum(1.0, max_norm / norm), gradient)
         updated = optim.update(gradient, state, value=value)
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
         share = jnp.where(index >= num_steps - num_averaged, 1 / num_averaged, 0.0)

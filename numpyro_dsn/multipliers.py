@@ -166,9 +166,8 @@ class NewtonState(NamedTuple):
         the fit starts at the prior.
     reached
         Whether t is one and eta minimizes the dual on the draws, shape ``()``.
-    arrived
-        Whether this was so in two epochs in a row, and the second hardly lessened the gap, then or
-        earlier; of the same shape.
+    step_scale
+        Factor of the optimizer's steps, of the same shape.
     gap
         Divergence of the last epoch's flow to its target in nats, of the same shape.
     pool
@@ -185,7 +184,7 @@ class NewtonState(NamedTuple):
     scale: Array
     annealing: Array
     reached: Array
-    arrived: Array
+    step_scale: Array
     gap: Array
     pool: Any
     params: Any

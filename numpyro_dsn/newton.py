@@ -32,10 +32,16 @@ MAX_NORM = 1.0
 """Longer gradients are shortened: one stray draw of the flow could undo many steps."""
 
 AVERAGE = 0.5
-"""Weight of an epoch in the averaged parameters."""
+"""Weight of an epoch in the averaged parameters, once steps have shrunk."""
 
 SETTLED = 0.8
 """A fit still approaches its target while an epoch leaves less than this share of the gap."""
+
+SHRINK, SMALLEST = 0.8, 0.02
+"""Factor of the steps after an epoch in which it does not; the smallest share that is left."""
+
+NEAR = 0.1
+"""Further from its target, in nats, a fit's violation is in part what it has yet to learn."""
 
 
 def newton_epoch(
@@ -60,7 +66,7 @@ def newton_epoch(
     method
         Settings of the method.
     optim
-        A NumPyro optimizer; it starts afresh in every epoch until the fit has arrived.
+        A NumPyro optimizer; its steps shrink when they no longer bring the fit closer.
     flow
         The guide and the circuit.
     lower, upper
@@ -91,23 +97,25 @@ def newton_epoch(
     log_last = dual.pool.log_q[component_of(epoch - 1, dual.pool)]
     loss = weighted_loss(flow, training, target.log_weights, log_target, log_last, num_particles)
 
-    fresh = optim.init(optim.get_params(state.optim_state))
-    optim_state = jax.tree.map(
-        lambda old, new: jnp.where(dual.arrived, old, new), state.optim_state, fresh
-    )
-    # The optimizer goes on from the averaged parameters; what it holds differs from them by this.
-    offset = jax.tree.map(jnp.subtract, dual.params, optim.get_params(optim_state))
+    # Adaptive steps do not depend on the gradient's size: a factor of the variables is a factor of
+    # the steps. The optimizer goes on from the averaged parameters, its variables from the last.
+    last = optim.get_params(state.optim_state)
+    offset = jax.tree.map(lambda p, v: p - dual.step_scale * v, dual.params, last)
+
+    def place(variables: Params) -> Params:
+        return jax.tree.map(lambda o, v: o + dual.step_scale * v, offset, variables)
+
     optim_state, average, _, skipped = train(
         train_key,
         optim,
-        optim_state,
-        lambda key, params: (loss(key, jax.tree.map(jnp.add, offset, params)), None),
+        state.optim_state,
+        lambda key, variables: (loss(key, place(variables)), None),
         num_steps,
-        MAX_NORM,
+        MAX_NORM * dual.step_scale,
     )
-    average = jax.tree.map(jnp.add, offset, average)
-    # Steps of Adam never settle; a longer average does, once there is something to settle at.
-    share = jnp.where(dual.arrived, AVERAGE, 1.0)
+    # Large steps never settle; a longer average does, once there is something to settle at.
+    share = jnp.where(dual.step_scale < 1, AVERAGE, 1.0)
+    average = place(average)
     params = jax.tree.map(lambda old, new: old + share * (new - old), dual.params, average)
 
     new = flow.simulate(simulator_key, flow.sample(sample_key, params, method.num_draws))
@@ -127,11 +135,13 @@ def newton_epoch(
         skipped=skipped, nonfinite=(~new.finite).mean(), converged=summary.converged & reached
     )
     # What the flow cannot represent shows up as a violation; aim beside the target to undo it.
-    move = method.correction_rate * newton_move(residual, covariance)
+    trust = jnp.where(summary.gap > NEAR, NEAR / summary.gap, 1.0)
+    move = method.correction_rate * trust * newton_move(residual, covariance)
     settled = dual.reached & reached & (summary.gap > SETTLED * dual.gap)
+    smaller = jnp.maximum(SHRINK * dual.step_scale, SMALLEST)
     updated = updated._replace(
         correction=correction + jnp.where(reached, move, 0.0),
-        arrived=dual.arrived | settled,
+        step_scale=jnp.where(settled, smaller, dual.step_scale),
         gap=summary.gap,
     )
 
@@ -204,7 +214,7 @@ def start_newton(
         scale=scale,
         annealing=jnp.where(prior is None, 0.0, 1.0),
         reached=jnp.zeros((), bool),
-        arrived=jnp.zeros((), bool),
+        step_scale=jnp.ones((), lower.dtype),
         gap=jnp.full((), jnp.inf, lower.dtype),
         pool=pool,
         params=params,

@@ -9,15 +9,17 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from closed_forms import CLOSED_FORMS, box
+from jax.flatten_util import ravel_pytree
 from numpy.testing import assert_allclose
 from numpyro.infer.autoguide import AutoBNAFNormal
+from numpyro.optim import SGD
 
 from numpyro_dsn import DSN, DualNewton, MaxEntropyELBO, Status, behavior
 from numpyro_dsn.constraints import Moments
 from numpyro_dsn.correction import MAX_MOVE, newton_move, shortened
 from numpyro_dsn.dual import tilt
 from numpyro_dsn.guides import AutoRealNVP
-from numpyro_dsn.newton import has_converged
+from numpyro_dsn.newton import AVERAGE, SHRINK, has_converged
 from numpyro_dsn.weighted_loss import attend
 
 SMALL = DualNewton(num_first=500, num_draws=200, num_flows=2, min_ess=50.0)
@@ -114,28 +116,35 @@ def test_correction_leaves_half_of_the_effective_draws(rng_key):
     assert_allclose(shortened(near, eta, *draws), near)
 
 
-@pytest.mark.filterwarnings("ignore:Infeasible", "ignore:The fit has not converged")
-def test_a_fit_that_arrived_keeps_its_optimizer():
-    """New draws can make it leave again; starting afresh would undo what it has learned."""
-    dsn = small_dsn(plane, lambda sites: behavior("f", sites["z"][0], Moments(5.0)))
-    state = dsn.init(jax.random.key(0))
-    count = lambda state: int(state.chains.optim_state[0][0])  # noqa: E731
-    assert count(dsn.update(dsn.update(state))) == 20
-    dual = state.chains.dual._replace(arrived=jnp.ones(1, bool))
-    state = state._replace(chains=state.chains._replace(dual=dual))
-    assert count(dsn.update(dsn.update(state))) == 40
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("gap", [np.inf, -np.inf])
-def test_a_fit_arrives_when_its_gap_hardly_falls(gap):
-    """While it does, the optimizer starts afresh with large steps, and nothing is averaged."""
+def test_steps_shrink_when_the_gap_hardly_falls(gap):
     dsn = small_dsn(plane, lambda sites: behavior("f", sites["z"][0], Moments(0.5)))
     state = dsn.init(jax.random.key(0))
     dual = state.chains.dual._replace(reached=jnp.ones(1, bool), gap=jnp.full(1, gap))
     state = dsn.update(state._replace(chains=state.chains._replace(dual=dual)))
     assert state.chains.dual.reached[0]
-    assert state.chains.dual.arrived[0] == (gap < 0)
+    assert np.isclose(state.chains.dual.step_scale[0], SHRINK if gap < 0 else 1.0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_variables_in_a_smaller_unit_make_smaller_steps():
+    """By the square of the unit for a plain gradient step, also one that is shortened.
+
+    Half of the move is averaged away.
+    """
+    dsn = small_dsn(plane, lambda sites: behavior("f", sites["z"][0], Moments(0.5)), num_steps=1)
+    dsn.optim = SGD(1.0)
+    start = dsn.init(jax.random.key(0))
+
+    def move(scale):
+        dual = start.chains.dual._replace(step_scale=jnp.full(1, scale))
+        chains = dsn.update(start._replace(chains=start.chains._replace(dual=dual))).chains
+        return ravel_pytree(jax.tree.map(jnp.subtract, chains.params, start.chains.params))[0]
+
+    whole = move(1.0)
+    assert np.abs(whole).max() > 1e-3
+    assert_allclose(move(0.25), AVERAGE * 0.25**2 * whole, rtol=1e-3, atol=1e-6)
 
 
 NAMES = [name for name in CLOSED_FORMS if name != "uniform"]
