@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from numpyro_dsn import Comparison, DSNResult, DualNewton, baselines, compare, sensitivity
+from numpyro_dsn import Comparison, DSNResult, baselines, compare, sensitivity
 
 
 def print_sensitivity(
@@ -146,10 +146,11 @@ def write_comparison(
 
 
 def count_simulations(result: DSNResult) -> int:
-    """Return the number of simulated circuits of a fit with the default number in an epoch."""
+    """Return the number of simulated circuits of a fit by the dual Newton method."""
     num_epochs = len(result.history.epochs.entropy) - 1
-    num_first = int(result.state.chains.dual.pool.counts[result.chain, 0])
-    return num_first + num_epochs * DualNewton().num_draws
+    pool = result.state.chains.dual.pool
+    num_first, num_draws = pool.counts[result.chain, :2]
+    return (int(num_first) + num_epochs * int(num_draws)) * pool.noise.shape[-2]
 
 
 def _row(values: Array) -> str:

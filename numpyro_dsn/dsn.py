@@ -13,7 +13,6 @@ from jax import Array
 from numpyro import handlers
 from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.util import transform_fn
-from numpyro.optim import Adam, _NumPyroOptim, optax_to_numpyro
 from tqdm.auto import trange
 
 from numpyro_dsn.certificate import infeasible
@@ -23,14 +22,17 @@ from numpyro_dsn.flow import build_flow, prior_sampler, require_density, set_up_
 from numpyro_dsn.guides import AutoRealNVP
 from numpyro_dsn.history import History, extend_history, start_history
 from numpyro_dsn.multipliers import DualNewton, NewtonState, PenaltyMethod
-from numpyro_dsn.newton import newton_epoch, start_newton
+from numpyro_dsn.newton import SMALLEST, newton_epoch, start_newton
 from numpyro_dsn.objective import Particles, draw_particles
+from numpyro_dsn.optim import as_numpyro_optim
 from numpyro_dsn.persistence import load_arrays
 from numpyro_dsn.program import Behavior, Model, read
 from numpyro_dsn.result import DSNResult
-from numpyro_dsn.soap import SOAP
 from numpyro_dsn.status import Status, warn
 from numpyro_dsn.summary import progress_text
+
+NUM_DRAWS, NUM_NOISY = 32_000, 8000
+"""Draws of an epoch, by default; fewer of a stochastic simulator, which runs each several times."""
 
 NUM_COMPONENTS, ACCEPTANCE_DIMS = 8, (64, 64)
 """Base of the default guide where the method needs no gradient of the draws."""
@@ -70,8 +72,8 @@ class DSN:
         A continuous AutoGuide; :class:`~numpyro_dsn.guides.AutoRealNVP` by default, with a
         mixture base where the method allows it.
     optim
-        A NumPyro or optax optimizer; by default ``SOAP`` with a step size that decays for
-        ``DualNewton``, and ``Adam(1e-3)`` for ``PenaltyMethod``.
+        A NumPyro or optax optimizer; by default ``SOAP(5e-3)`` for ``DualNewton``, which shrinks
+        its steps, and ``Adam(1e-3)`` for ``PenaltyMethod``.
     multipliers
         How the dual variables move: ``DualNewton()``, or ``PenaltyMethod()`` as published.
     num_particles
@@ -100,7 +102,7 @@ class DSN:
         multipliers: PenaltyMethod | DualNewton = DualNewton(),  # noqa: B008 - immutable
         *,
         num_particles: int = 500,
-        num_steps: int = 500,
+        num_steps: int = 1000,
         num_chains: int = 1,
     ) -> None:
         for name, value, least in (
@@ -113,7 +115,7 @@ class DSN:
         self.model = model
         self.behavior = behavior
         self.guide = guide
-        self.optim = _as_numpyro_optim(optim, multipliers)
+        self.optim = as_numpyro_optim(optim, multipliers)
         self.multipliers = multipliers
         self.num_particles = num_particles
         self.num_steps = num_steps
@@ -152,7 +154,7 @@ class DSN:
         self,
         rng_key: Array,
         *args: Any,
-        num_epochs: int = 30,
+        num_epochs: int = 50,
         init_state: DSNState | None = None,
         progress_bar: bool = True,
         **kwargs: Any,
@@ -166,7 +168,8 @@ class DSN:
         args, kwargs
             Arguments of the model.
         num_epochs
-            Number of epochs. The dual Newton method stops when every fit has converged.
+            Largest number of epochs. The dual Newton method stops when every fit has converged,
+            or has shrunk its steps so far that it moves no more.
         init_state
             State to continue from, ``result.state``.
         progress_bar
@@ -189,7 +192,7 @@ class DSN:
                         break
                     state = self.update(state)
                     bar.set_postfix_str(progress_text(state.history))
-                    if isinstance(self.multipliers, DualNewton) and _has_converged(state.history):
+                    if _is_done(state):
                         break
         except KeyboardInterrupt:
             status = Status.INTERRUPTED
@@ -268,11 +271,12 @@ class DSN:
         if isinstance(method, DualNewton):
             some = jax.eval_shape(init_params, jax.random.key(0))
             require_density(flow.log_prob, some, guide.latent_dim)
-            sizes = self.num_particles, self.num_steps
+            num_draws = method.num_draws or (NUM_NOISY if program.is_stochastic else NUM_DRAWS)
+            sizes = num_draws, self.num_particles, self.num_steps
 
             def start(rng_key: Array) -> Any:
                 params = init_params(rng_key)
-                return start_newton(rng_key, method, optim, flow, params, prior, *bounds)
+                return start_newton(rng_key, method, optim, flow, params, prior, *bounds, num_draws)
 
             def epoch(chain: ChainState) -> Any:
                 return newton_epoch(chain, method, optim, flow, *bounds, *sizes)
@@ -342,21 +346,6 @@ class DSN:
         }
 
 
-def _as_numpyro_optim(optim: Any, method: PenaltyMethod | DualNewton) -> _NumPyroOptim:
-    if optim is None and isinstance(method, DualNewton):
-        return SOAP(5e-3)
-    if optim is None:
-        return Adam(1e-3)
-    if isinstance(optim, _NumPyroOptim):
-        return optim
-    if isinstance(optim, type) or not (hasattr(optim, "init") and hasattr(optim, "update")):
-        raise TypeError(
-            f"`optim` must be a NumPyro or optax optimizer, but is {optim!r}; use for instance "
-            "`numpyro.optim.Adam(1e-3)`."
-        )
-    return optax_to_numpyro(optim)
-
-
 def _for_each(function: Callable[[Any], Any], chains: Any) -> Any:
     """Apply a function to every fit, side by side where an accelerator has several to do.
 
@@ -382,8 +371,13 @@ def _same(one: Any, other: Any) -> bool:
     return all(a is b or (np.shape(a) == np.shape(b) and bool(np.all(a == b))) for a, b in pairs)
 
 
-def _has_converged(history: History) -> bool:
-    return bool(np.all(np.any(history.epochs.converged, axis=0)))
+def _is_done(state: DSNState) -> bool:
+    """Whether every fit of the dual Newton method has converged, or has come to rest."""
+    dual = state.chains.dual
+    if not isinstance(dual, NewtonState):
+        return False
+    converged = np.any(state.history.epochs.converged, axis=0)
+    return bool(np.all(converged | (np.asarray(dual.step_scale) <= SMALLEST)))
 
 
 def _failure(history: History) -> Status | None:

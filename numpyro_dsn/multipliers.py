@@ -210,7 +210,8 @@ class DualNewton(NamedTuple):
         Largest number of simulations for draws of the prior. More than ``num_first`` are drawn
         where the property is so rare that these do not know the optimum; with zero, never.
     num_draws
-        Number of draws that are simulated in an epoch; three of four are for training.
+        Number of draws that are simulated in an epoch; three of four are for training. By default
+        32,000, and 8,000 of a stochastic simulator.
     num_flows
         Number of epochs whose draws are kept.
     num_replicates
@@ -228,7 +229,7 @@ class DualNewton(NamedTuple):
 
     num_first: int = 20000
     max_first: int = 1_000_000
-    num_draws: int = 8000
+    num_draws: int | None = None
     num_flows: int = 16
     num_replicates: int = 16
     min_ess: float = 500.0

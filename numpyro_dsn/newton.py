@@ -51,6 +51,7 @@ def newton_epoch(
     flow: Flow,
     lower: Array,
     upper: Array,
+    num_draws: int,
     num_particles: int,
     num_steps: int,
 ) -> tuple[ChainState, Epoch, Trace]:
@@ -71,8 +72,8 @@ def newton_epoch(
         The guide and the circuit.
     lower, upper
         Bounds on E[T], each of shape ``(num_constraints,)``.
-    num_particles, num_steps
-        Number of draws in a step, and of steps.
+    num_draws, num_particles, num_steps
+        Number of draws to simulate, of draws in a step, and of steps.
 
     Returns
     -------
@@ -118,7 +119,7 @@ def newton_epoch(
     average = place(average)
     params = jax.tree.map(lambda old, new: old + share * (new - old), dual.params, average)
 
-    new = flow.simulate(simulator_key, flow.sample(sample_key, params, method.num_draws))
+    new = flow.simulate(simulator_key, flow.sample(sample_key, params, num_draws))
     new = rescale(new, dual.origin, dual.scale)
     component = component_of(epoch, dual.pool)
     first = jnp.where(dual.from_prior, new.log_prior, flow.log_prob(dual.first_params, new.flat))
@@ -161,6 +162,7 @@ def start_newton(
     prior: Callable[[Array, int], Array] | None,
     lower: Array,
     upper: Array,
+    num_draws: int,
 ) -> tuple[ChainState, Epoch]:
     """Simulate draws of the prior and return the state before the first epoch.
 
@@ -177,6 +179,8 @@ def start_newton(
         ``None`` if it cannot be sampled.
     lower, upper
         Bounds on E[T], each of shape ``(num_constraints,)``.
+    num_draws
+        Number of draws that an epoch simulates.
     """
 
     def simulate(key: Array) -> Draws:
@@ -201,7 +205,7 @@ def start_newton(
     origin = jnp.where(jnp.isfinite(lower), lower, upper)
     scale = spread(first.draws.statistics, weights)
     draws = rescale(first.draws, origin, scale)
-    pool = empty_pool(draws, log_first, params, method.num_flows, method.num_draws)
+    pool = empty_pool(draws, log_first, params, method.num_flows, num_draws)
     pool = pool._replace(
         log_share=pool.log_share.at[: method.num_first].set(first.log_share),
         counts=pool.counts.at[0].set(first.num_simulated),

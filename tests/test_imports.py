@@ -27,7 +27,7 @@ LINE = [
     ["objective"],
     ["epoch"],
     ["flow"],
-    ["correction", "fit", "pareto", "prior_draws", "reweighting", "weighted_loss"],
+    ["correction", "fit", "optim", "pareto", "prior_draws", "reweighting", "weighted_loss"],
     ["newton"],
     ["certificate"],
     ["persistence"],

@@ -11,6 +11,9 @@ from numpyro_dsn.guides.flow import AutoFlow
 from numpyro_dsn.guides.network import network_params
 from numpyro_dsn.guides.transforms import Couplings, Layer, MonotoneSpline
 
+NUM_PARTS, NUM_TURNS = 4, 3
+"""Parts of the coordinates, which move in turn, at the most; and how often each moves."""
+
 
 class AutoCoupling(AutoFlow):
     """Couplings of one kind, then a monotone spline on each coordinate.
@@ -23,11 +26,11 @@ class AutoCoupling(AutoFlow):
     model
         A NumPyro model. Sites marked with ``simulator()`` are no latents.
     num_layers
-        Number of couplings. None is used in one dimension.
+        Number of couplings; by default as many as move every coordinate three times. None is used
+        in one dimension.
     num_transformed
-        Number of coordinates that a coupling moves, given all others; half of them by default.
-        With one, a single coupling can bend a thin sheet, so that fewer make a good fit; but
-        where draws are few its networks, of more inputs, guess wrongly.
+        Number of coordinates that a coupling moves, given all others; by default a quarter of them,
+        and one of two or three. The fewer, the thinner a sheet that a single coupling can bend.
     hidden_dims
         Widths of the hidden layers of each coupling's network.
     num_frequencies
@@ -44,7 +47,7 @@ class AutoCoupling(AutoFlow):
         self,
         model: Callable,
         *,
-        num_layers: int = 6,
+        num_layers: int | None = None,
         num_transformed: int | None = None,
         hidden_dims: tuple[int, ...] = (32, 32),
         num_frequencies: int = 5,
@@ -73,21 +76,22 @@ class AutoCoupling(AutoFlow):
 
     def _layers(self) -> list[Layer]:
         dim = self.latent_dim
-        size = (dim + 1) // 2 if self.num_transformed is None else self.num_transformed
+        size = -(-dim // NUM_PARTS) if self.num_transformed is None else self.num_transformed
         if dim > 1 and size >= dim:
             raise ValueError(f"`num_transformed` is {size}, of {dim} coordinates; one must stay.")
         heights = numpyro.param(f"{self.prefix}_heights", jnp.zeros((dim, self.num_bins)))
         slopes = numpyro.param(f"{self.prefix}_slopes", jnp.zeros((dim, self.num_bins + 1)))
         spline = MonotoneSpline(heights, slopes)
-        if dim == 1 or self.num_layers == 0:
+        num_layers = NUM_TURNS * -(-dim // size) if self.num_layers is None else self.num_layers
+        if dim == 1 or num_layers == 0:
             return [spline]
         # Waves in one dimension only: in several they leave ripples between the draws.
         num_frequencies = self.num_frequencies if dim - size == 1 else 0
         num_inputs = (2 * num_frequencies + 1) * (dim - size)
         num_outputs = self.couplings.num_outputs(size, self.num_bins // 2)
         widths = (num_inputs, *self.hidden_dims, num_outputs)
-        networks = network_params(f"{self.prefix}_coupling", self.num_layers, widths)
-        orders = tuple(order(index, dim, size) for index in range(self.num_layers))
+        networks = network_params(f"{self.prefix}_coupling", num_layers, widths)
+        orders = tuple(order(index, dim, size) for index in range(num_layers))
         return [self.couplings(orders, size, networks), spline]
 
 
