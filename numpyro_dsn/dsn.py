@@ -31,8 +31,9 @@ from numpyro_dsn.result import DSNResult
 from numpyro_dsn.status import Status, warn
 from numpyro_dsn.summary import progress_text
 
-NUM_DRAWS, NUM_NOISY = 32_000, 8000
-"""Draws of an epoch, by default; fewer of a stochastic simulator, which runs each several times."""
+NUM_DRAWS, NUM_NOISY, NUM_VALUES = 32_000, 8000, 8_000_000
+"""Draws of an epoch, by default; fewer of a stochastic simulator, which runs each several times,
+and of so many latents that they would have more values than the last number."""
 
 NUM_COMPONENTS, ACCEPTANCE_DIMS = 8, (64, 64)
 """Base of the default guide where the method needs no gradient of the draws."""
@@ -271,7 +272,8 @@ class DSN:
         if isinstance(method, DualNewton):
             some = jax.eval_shape(init_params, jax.random.key(0))
             require_density(flow.log_prob, some, guide.latent_dim)
-            num_draws = method.num_draws or (NUM_NOISY if program.is_stochastic else NUM_DRAWS)
+            most = NUM_NOISY if program.is_stochastic else NUM_DRAWS
+            num_draws = method.num_draws or min(most, NUM_VALUES // guide.latent_dim)
             sizes = num_draws, self.num_particles, self.num_steps
 
             def start(rng_key: Array) -> Any:

@@ -211,7 +211,7 @@ class DualNewton(NamedTuple):
         where the property is so rare that these do not know the optimum; with zero, never.
     num_draws
         Number of draws that are simulated in an epoch; three of four are for training. By default
-        32,000, and 8,000 of a stochastic simulator.
+        32,000, 8,000 of a stochastic simulator, and fewer if there are hundreds of latents.
     num_flows
         Number of epochs whose draws are kept.
     num_replicates

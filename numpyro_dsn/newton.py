@@ -34,14 +34,11 @@ MAX_NORM = 1.0
 AVERAGE = 0.5
 """Weight of an epoch in the averaged parameters, once steps have shrunk."""
 
-SETTLED = 0.8
+SETTLED = 0.67
 """A fit still approaches its target while an epoch leaves less than this share of the gap."""
 
-SHRINK, SMALLEST = 0.8, 0.02
+SHRINK, SMALLEST = 0.85, 0.02
 """Factor of the steps after an epoch in which it does not; the smallest share that is left."""
-
-NEAR = 0.1
-"""Further from its target, in nats, a fit's violation is in part what it has yet to learn."""
 
 
 def newton_epoch(
@@ -136,7 +133,9 @@ def newton_epoch(
         skipped=skipped, nonfinite=(~new.finite).mean(), converged=summary.converged & reached
     )
     # What the flow cannot represent shows up as a violation; aim beside the target to undo it.
-    trust = jnp.where(summary.gap > NEAR, NEAR / summary.gap, 1.0)
+    # The further from its target, the more of it is merely what the flow has yet to learn.
+    far = summary.gap > method.gap_tolerance
+    trust = jnp.where(far, method.gap_tolerance / summary.gap, 1.0)
     move = method.correction_rate * trust * newton_move(residual, covariance)
     settled = dual.reached & reached & (summary.gap > SETTLED * dual.gap)
     smaller = jnp.maximum(SHRINK * dual.step_scale, SMALLEST)
