@@ -40,6 +40,9 @@ SETTLED = 0.67
 SHRINK, SMALLEST = 0.85, 0.02
 """Factor of the steps after an epoch in which it does not; the smallest share that is left."""
 
+NEAR = 0.02
+"""Further from its target, in nats, a fit's violation is more and more what it has yet to learn."""
+
 
 def newton_epoch(
     state: ChainState,
@@ -133,9 +136,7 @@ def newton_epoch(
         skipped=skipped, nonfinite=(~new.finite).mean(), converged=summary.converged & reached
     )
     # What the flow cannot represent shows up as a violation; aim beside the target to undo it.
-    # The further from its target, the more of it is merely what the flow has yet to learn.
-    far = summary.gap > method.gap_tolerance
-    trust = jnp.where(far, method.gap_tolerance / summary.gap, 1.0)
+    trust = jnp.where(summary.gap > NEAR, NEAR / summary.gap, 1.0)
     move = method.correction_rate * trust * newton_move(residual, covariance)
     settled = dual.reached & reached & (summary.gap > SETTLED * dual.gap)
     smaller = jnp.maximum(SHRINK * dual.step_scale, SMALLEST)

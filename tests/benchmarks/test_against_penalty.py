@@ -32,7 +32,7 @@ def is_there(result):
 def test_steps_to_tolerance(name):
     model, statements, penalty = PROBLEMS[name]
     methods = {
-        "DualNewton": (DualNewton(gap_tolerance=-np.inf), 500),
+        "DualNewton": (DualNewton(gap_tolerance=-np.inf), 1000),
         "PenaltyMethod": (PenaltyMethod(penalty), 1000),
     }
     for method, (multipliers, num_steps) in methods.items():
