@@ -245,11 +245,26 @@ def insert_draws(
     def put(leaf: Array, new: Array) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(leaf, new.astype(leaf.dtype), start, axis=0)
 
+    # Places that are still empty cost nothing: early epochs would otherwise pay for the last ones.
+    counts = pool.counts.at[component].set(size)
+    nothing = jnp.full(size, -jnp.inf, pool.log_q.dtype)
+
+    def where_used(function: Callable[[Any], Array], places: Any) -> Array:
+        def evaluate(place_and_used: tuple[Any, Array]) -> Array:
+            place, used = place_and_used
+            return jax.lax.cond(used, function, lambda place: nothing, place)
+
+        return jax.lax.map(evaluate, (places, counts[1:] > 0))
+
     flows = jax.tree.map(lambda leaf, new: leaf.at[component - 1].set(new), pool.params, params)
-    at_new = jax.lax.map(lambda flow: log_density(flow, draws.flat), flows)
+    at_new = where_used(lambda flow: log_density(flow, draws.flat), flows)
     columns = jnp.concatenate([log_first[None], at_new])
     log_q = jax.lax.dynamic_update_slice_in_dim(pool.log_q, columns, start, axis=1)
     flat = put(pool.flat, draws.flat)
+    num_first = flat.shape[0] - num_flows * size
+    blocks = flat[num_first:].reshape(num_flows, size, -1)
+    of_new = where_used(lambda block: log_density(params, block), blocks).reshape(-1)
+    of_new = jnp.concatenate([log_density(params, flat[:num_first]), of_new])
     return pool._replace(
         flat=flat,
         statistics=put(pool.statistics, draws.statistics),
@@ -257,7 +272,7 @@ def insert_draws(
         log_prior=put(pool.log_prior, draws.log_prior),
         log_det=put(pool.log_det, draws.log_det),
         finite=put(pool.finite, draws.finite),
-        log_q=log_q.at[component].set(log_density(params, flat)),
-        counts=pool.counts.at[component].set(size),
+        log_q=log_q.at[component].set(of_new),
+        counts=counts,
         params=flows,
     )
