@@ -343,3 +343,16 @@ def test_gradients_are_finite_in_a_saturated_corner(corner, rng_key):
     assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
     # Into the corner log |dz/du| falls, and so log q rises, by one for each unit of u.
     assert_allclose(gradient["auto_loc"], np.sign(corner), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("dim", "num_layers", "num_stay"), [(2, 6, 1), (3, 9, 2), (4, 12, 3), (5, 9, 3), (10, 12, 7)]
+)
+def test_default_couplings_move_a_quarter_three_times(dim, num_layers, num_stay, rng_key):
+    def model():
+        numpyro.sample("z", dist.Normal(jnp.zeros(dim), 1.0).to_event(1))
+
+    trace = handlers.trace(
+        handlers.seed(AutoRealNVP(model, num_frequencies=0), rng_key)
+    ).get_trace()
+    assert trace["auto_coupling_weight0"]["value"].shape[:2] == (num_layers, num_stay)

@@ -19,7 +19,7 @@ from numpyro_dsn.constraints import Moments
 from numpyro_dsn.correction import MAX_MOVE, newton_move, shortened
 from numpyro_dsn.dual import tilt
 from numpyro_dsn.guides import AutoRealNVP
-from numpyro_dsn.newton import AVERAGE, SHRINK, has_converged
+from numpyro_dsn.newton import AVERAGE, SHRINK, SMALLEST, has_converged
 from numpyro_dsn.weighted_loss import attend
 
 SMALL = DualNewton(num_first=500, num_draws=200, num_flows=2, min_ess=50.0)
@@ -229,6 +229,41 @@ def small_dsn(model, statements, num_steps=20):
 
 def plane():
     numpyro.sample("z", box(-1.0, 1.0, 2))
+
+
+@pytest.mark.filterwarnings("ignore:The fit has not converged")
+def test_a_fit_ends_when_its_steps_have_shrunk():
+    dsn = small_dsn(plane, lambda sites: behavior("f", sites["z"][0] ** 2, Moments(0.02)))
+    state = dsn.init(jax.random.key(0))
+    dual = state.chains.dual._replace(step_scale=jnp.full(1, SMALLEST))
+    state = state._replace(chains=state.chains._replace(dual=dual))
+    result = dsn.run(None, num_epochs=3, init_state=state, progress_bar=False)
+    assert len(result.history.epochs.entropy) == 2
+    assert result.status is Status.NOT_CONVERGED
+
+
+def noisy_plane():
+    z = numpyro.sample("z", box(-1.0, 1.0, 2))
+    numpyro.deterministic("x", z[0] + jax.random.normal(numpyro.prng_key()))
+
+
+def many():
+    numpyro.sample("z", box(-1.0, 1.0, 1000))
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [(plane, 32_000), (noisy_plane, 8000), (many, 8000)],
+    ids=["default", "stochastic", "many latents"],
+)
+def test_draws_of_an_epoch(model, expected):
+    name, size = {plane: ("z", 2), noisy_plane: ("x", ()), many: ("z", 1000)}[model]
+    asked = {name: Moments(np.zeros(size))}
+    guide = AutoRealNVP(model, num_layers=0)
+    dsn = DSN(model, asked, guide, multipliers=DualNewton(num_first=500, num_flows=2))
+    dsn._set_up((), {})
+    chains, _ = jax.eval_shape(dsn._start, jax.random.split(jax.random.key(0), 1))
+    assert chains.dual.pool.flat.shape[1] == 500 + 2 * expected
 
 
 @pytest.mark.filterwarnings("ignore:The fit has not converged")
