@@ -273,7 +273,8 @@ class DSN:
             some = jax.eval_shape(init_params, jax.random.key(0))
             require_density(flow.log_prob, some, guide.latent_dim)
             most = NUM_NOISY if program.is_stochastic else NUM_DRAWS
-            num_draws = method.num_draws or min(most, NUM_VALUES // guide.latent_dim)
+            most = min(most, NUM_VALUES // guide.latent_dim)
+            num_draws = most if method.num_draws is None else method.num_draws
             sizes = num_draws, self.num_particles, self.num_steps
 
             def start(rng_key: Array) -> Any:

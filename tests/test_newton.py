@@ -183,7 +183,7 @@ def test_certificate_of_a_good_fit(truncated, capsys):
 
 
 def test_corrected_draws_meet_the_target(truncated):
-    number = 5000
+    number = 30_000
     sites, ess = truncated.draw_corrected(jax.random.key(1), number)
     draws = sites["f"]
     again = truncated.sample(jax.random.key(1), number, corrected=True)["f"]
@@ -213,8 +213,7 @@ def noisy_behavior(sites):
 
 def test_noise_is_not_tilted():
     """Of var(x) = 0.5, noise is 0.25; tilting the noise too would give z a variance of 0.52."""
-    dsn = DSN(noisy_circuit, noisy_behavior, num_steps=300)
-    result = dsn.run(jax.random.key(0), progress_bar=False)
+    result = DSN(noisy_circuit, noisy_behavior).run(jax.random.key(0), progress_bar=False)
     z = result.sample(jax.random.key(1), 20_000)["z"]
     error = 0.25 * np.sqrt(2 / 20_000)
     assert abs(z.var() - 0.25) < 4 * error + 0.02 * 0.5 * np.sqrt(2)
