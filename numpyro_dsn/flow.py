@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from numpyro import handlers
 from numpyro.distributions import biject_to, constraints
@@ -14,6 +15,7 @@ from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_dsn.epoch import Params
 from numpyro_dsn.guides import constrain, unconstrain, unconstrained_posterior
+from numpyro_dsn.guides.truncated import HALF_WIDTH, Estimate, TruncatedFlow, to_box
 from numpyro_dsn.pool import Draws
 from numpyro_dsn.program import Model, Program, draw_prior, simulate
 
@@ -28,12 +30,26 @@ class Flow(NamedTuple):
         Function of a key, parameters and a number that returns draws in unconstrained space.
     log_prob
         Function of parameters and draws that returns log densities in unconstrained space.
+    estimate
+        Function of a key, parameters and draws that returns noisy log densities of a truncated
+        flow, and the share that it keeps; exact ones of all others, and one.
+    propose
+        Function of a key, parameters and a number that returns draws in the coordinates of the
+        flow, before any are rejected.
+    coordinates
+        Function from unconstrained space to the coordinates of the flow.
+    limits
+        Largest magnitude of each of these coordinates, shape ``(D,)``.
     simulate
         Function of a key and draws that simulates them.
     """
 
     sample: Callable[[Array, Params, int], Array]
     log_prob: Callable[[Params, Array], Array]
+    estimate: Callable[[Array, Params, Array], Estimate]
+    propose: Callable[[Array, Params, int], Array]
+    coordinates: Callable[[Array], Array]
+    limits: Array
     simulate: Callable[[Array, Array], Draws]
 
 
@@ -72,6 +88,23 @@ def build_flow(
         value = jax.vmap(posterior.log_prob)(flat)
         return value.reshape(value.shape[0], -1).sum(-1)
 
+    bounded = getattr(guide, "bounded", (False,) * guide.latent_dim)
+
+    def estimate(rng_key: Array, params: Params, flat: Array) -> Estimate:
+        posterior = unconstrained_posterior(guide, constrain_params(params))
+        if isinstance(posterior, TruncatedFlow):
+            return posterior.estimate(rng_key, flat)
+        return Estimate(log_prob(params, flat), jnp.ones(()))
+
+    def propose(rng_key: Array, params: Params, num_draws: int) -> Array:
+        posterior = unconstrained_posterior(guide, constrain_params(params))
+        if isinstance(posterior, TruncatedFlow):
+            return posterior.flow.sample(rng_key, (num_draws,))
+        return sample(rng_key, params, num_draws)
+
+    def coordinates(flat: Array) -> Array:
+        return to_box(flat, bounded)[0]
+
     def simulate_one(key_and_flat: tuple[Array, Array]) -> Draws:
         key, flat = key_and_flat
         latents, log_det = constrain(guide, flat)
@@ -99,7 +132,8 @@ def build_flow(
         size = CPU_BATCH_SIZE if jax.default_backend() == "cpu" else BATCH_SIZE
         return jax.lax.map(simulate_one, (keys, flat), batch_size=max(size // replicates, 1))
 
-    return Flow(sample, log_prob, simulate_all)
+    limits = jnp.where(np.array(bounded), HALF_WIDTH, jnp.inf)
+    return Flow(sample, log_prob, estimate, propose, coordinates, limits, simulate_all)
 
 
 def prior_sampler(

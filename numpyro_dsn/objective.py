@@ -239,7 +239,7 @@ def _require_reparametrized(trace: dict[str, dict]) -> None:
         if site["type"] == "sample" and not getattr(site["fn"], "has_rsample", True):
             raise ValueError(
                 f"Draws of the guide's site '{name}' have no gradient; use a guide without a "
-                "mixture, `num_components=1` and `acceptance_dims=()`, or "
+                "mixture, `num_components=1` and `truncated=False`, or "
                 "`multipliers=DualNewton()`."
             )
 

@@ -20,7 +20,12 @@ ATTENTION = 0.3, 30.0
 """Bounds, in nats, of the log ratio that makes a draw more frequent in training."""
 
 MAX_DISTANCE, NUM_STRAY = 8.0, 100
-"""Draws this many standard deviations away are called back; draws to look for them in a step."""
+"""Draws this many standard deviations away, or outside of the box of a truncated flow, are called
+back; draws to look for them in a step."""
+
+PRICE = 0.05
+"""Cost, in nats, of each draw that a truncated flow needs for one inside: of several ways to leave
+the box it takes one that does not waste them."""
 
 
 def weighted_loss(
@@ -67,15 +72,19 @@ def weighted_loss(
     from_last = jnp.cumsum(jax.nn.softmax(log_weights(pool, log_last)) * attention)
     # Draws at an end of the support are infinitely far, with a density of NaN, and no weight.
     flat = jnp.where(pool.finite[:, None], pool.flat, 0.0)
-    center = weights @ flat
-    spread = jnp.sqrt(weights @ (flat - center[None]) ** 2) + jnp.finfo(flat.dtype).tiny ** 0.5
+    x = flow.coordinates(flat)
+    center = weights @ x
+    spread = jnp.sqrt(weights @ (x - center[None]) ** 2) + jnp.finfo(flat.dtype).tiny ** 0.5
+    lowest = jnp.maximum(center - MAX_DISTANCE * spread, -flow.limits)
+    highest = jnp.minimum(center + MAX_DISTANCE * spread, flow.limits)
 
     def loss(key: Array, params: Params) -> Array:
-        target_key, last_key, stray_key = jax.random.split(key, 3)
+        target_key, last_key, share_key, stray_key = jax.random.split(key, 4)
         half = num_particles // 2
         of_target = _resample(target_key, from_target, half)
         of_last = _resample(last_key, from_last, half)
-        log_q = flow.log_prob(params, flat[jnp.concatenate([of_target, of_last])])
+        chosen = flat[jnp.concatenate([of_target, of_last])]
+        log_q, share = flow.estimate(share_key, params, chosen)
         log_ratio = log_q - log_target[jnp.concatenate([of_target, of_last])]
         # Likelihood of draws of the target: a mode that the draws know is never given up.
         likelihood = log_q[:half].mean()
@@ -87,9 +96,10 @@ def weighted_loss(
         square += jnp.mean(weight * _huber(log_ratio[half:]))
         value = -likelihood + LARGE * jnp.sqrt(1 + 2 * square / LARGE)
         # Far from all draws, lowering the density at one stray draw only moves it to the next.
-        stray = flow.sample(stray_key, params, NUM_STRAY)
-        beyond = jax.nn.relu(jnp.abs(stray - center[None]) / spread[None] - MAX_DISTANCE)
-        return value + jnp.log1p(beyond).sum(-1).mean()
+        stray = flow.propose(stray_key, params, NUM_STRAY)
+        beyond = jax.nn.relu(jnp.maximum(lowest[None] - stray, stray - highest[None]))
+        beyond /= spread[None]
+        return value + jnp.log1p(beyond).sum(-1).mean() + PRICE / share
 
     return loss
 

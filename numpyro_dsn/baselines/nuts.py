@@ -10,14 +10,15 @@ import numpy as np
 from jax import Array
 from numpyro import handlers
 from numpyro.distributions import MixtureSameFamily
+from numpyro.distributions.transforms import ComposeTransform
 from numpyro.infer import MCMC, NUTS
 
 from numpyro_dsn.baselines.mixture import normal_to_mixture
 from numpyro_dsn.baselines.output import simulate_draws, to_data
 from numpyro_dsn.baselines.problem import Problem, as_tilted_problem
 from numpyro_dsn.baselines.space import ToLatents, tilted_density, unconstrained_space
-from numpyro_dsn.guides import constrain
-from numpyro_dsn.guides.resampling import ResampledMixture
+from numpyro_dsn.guides import constrain, unconstrained_posterior
+from numpyro_dsn.guides.truncated import TruncatedFlow, press_inside
 from numpyro_dsn.inference_data import Coords, Dims
 from numpyro_dsn.result import DSNResult
 
@@ -47,7 +48,8 @@ def nuts(
     .. math:: q^*(z) \propto p(z) \exp(\eta^\top \bar T(z))
 
     With ``neutra`` the chains move in normal noise that the fitted flow maps to z. As far as the
-    flow is right, the density of the noise is normal, and modes of z are neighbors.
+    flow is right, the density of the noise is normal, and modes of z are neighbors. What a
+    truncated flow rejects is pressed into the last percent of the box.
 
     Parameters
     ----------
@@ -144,25 +146,31 @@ def nuts(
 def _flow_space(source: Problem | DSNResult) -> tuple[int, ToLatents]:
     """Return the map from normal noise through a fitted flow to the latents."""
     fit, params = _require_fit(source).fit, _held_params(_require_fit(source))
-    try:
-        transform = fit.guide.get_transform(params)
-    except (NotImplementedError, TypeError, AssertionError) as error:
-        raise ValueError(
-            f"`neutra` needs a guide with a transform, but {type(fit.guide).__name__} has none; "
-            "fit with `AutoRealNVP`."
-        ) from error
-    base = handlers.substitute(fit.guide.get_base_dist, data=params)()
-    if isinstance(base, ResampledMixture):
-        base = base.mixture  # what its network rejects, NUTS does
+    posterior = unconstrained_posterior(fit.guide, params)
+    bounded = posterior.bounded if isinstance(posterior, TruncatedFlow) else None
+    if isinstance(posterior, TruncatedFlow):
+        base, transform = posterior.flow.base_dist, ComposeTransform(posterior.flow.transforms)
+    else:
+        try:
+            transform = fit.guide.get_transform(params)
+        except (NotImplementedError, TypeError, AssertionError) as error:
+            raise ValueError(
+                f"`neutra` needs a guide with a transform, but {type(fit.guide).__name__} has "
+                "none; fit with `AutoRealNVP`."
+            ) from error
+        base = handlers.substitute(fit.guide.get_base_dist, data=params)()
     # In the coordinates of a mixture itself a chain would stay in the component it started in.
     is_mixture = isinstance(base, MixtureSameFamily)
 
     def to_latents(noise: Array) -> tuple[dict[str, Array], Array]:
         position, log_det = normal_to_mixture(base, noise) if is_mixture else (noise, jnp.zeros(()))
         flat = transform(position)
+        log_det += jnp.sum(transform.log_abs_det_jacobian(position, flat))
+        if bounded is not None:
+            flat, log_det_inside = press_inside(flat, bounded)
+            log_det += log_det_inside
         latents, log_det_support = constrain(fit.guide, flat)
-        log_det_flow = jnp.sum(transform.log_abs_det_jacobian(position, flat))
-        return latents, log_det + log_det_flow + log_det_support
+        return latents, log_det + log_det_support
 
     return fit.guide.latent_dim, to_latents
 

@@ -6,19 +6,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from jax.scipy.special import ndtri
 from numpyro import handlers
 from numpyro.distributions import constraints
+from numpyro.distributions.transforms import Transform
 from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_dsn.guides.density import constrain, unconstrain
-from numpyro_dsn.guides.network import network_params
-from numpyro_dsn.guides.resampling import ResampledMixture
 from numpyro_dsn.guides.transforms import ElementwiseAffine, Layer
+from numpyro_dsn.guides.truncated import HALF_WIDTH, TruncatedFlow, from_box, to_box
 
 NUM_START_DRAWS = 2000
 
@@ -57,10 +59,11 @@ class AutoFlow(AutoContinuous):
         Number of normal distributions that the base distribution mixes. With several, separate
         modes need no bridge of mass between them; but draws then have no gradient, so only
         methods that fit to weighted draws can use it.
-    acceptance_dims
-        Widths of the hidden layers of a network that accepts or rejects draws of this mixture
-        (:class:`~numpyro_dsn.guides.resampling.ResampledMixture`). All are kept if there are none;
-        otherwise draws have no gradient.
+    truncated
+        Whether latents of an interval are coordinates of a box that the flow may leave and that
+        cuts it off (:class:`~numpyro_dsn.guides.truncated.TruncatedFlow`), in place of unbounded
+        ones. Densities that end at the faces of the box are then smooth, but draws have no
+        gradient.
     init_variance
         Start from an isotropic Gaussian of this variance around the center of the prior instead,
         in squared units of the latents (the draft's A.1.2). The map to the support is linearized
@@ -74,7 +77,7 @@ class AutoFlow(AutoContinuous):
     Raises
     ------
     ValueError
-        If ``init_variance``, ``num_components`` or a width is not positive.
+        If ``init_variance`` or ``num_components`` is not positive.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class AutoFlow(AutoContinuous):
         model: Callable,
         *,
         num_components: int = 1,
-        acceptance_dims: tuple[int, ...] = (),
+        truncated: bool = False,
         init_variance: float | None = None,
         prefix: str = "auto",
         init_loc_fn: Callable = init_to_uniform,
@@ -91,13 +94,8 @@ class AutoFlow(AutoContinuous):
             raise ValueError(f"`num_components` must be at least 1, but is {num_components}.")
         if init_variance is not None and not init_variance > 0:
             raise ValueError(f"`init_variance` must be > 0, but is {init_variance}.")
-        if not all(isinstance(width, int) and width >= 1 for width in acceptance_dims):
-            raise ValueError(
-                "`acceptance_dims` must be integers of at least 1, one for each hidden layer, but "
-                f"is {acceptance_dims!r}."
-            )
         self.num_components = num_components
-        self.acceptance_dims = tuple(acceptance_dims)
+        self.truncated = truncated
         self.init_variance = init_variance
         latents_only = handlers.block(model, hide_fn=_is_no_latent)
         super().__init__(latents_only, prefix=prefix, init_loc_fn=init_loc_fn)
@@ -110,7 +108,7 @@ class AutoFlow(AutoContinuous):
         """Return the base distribution, at first of mean zero and variance one, or about so."""
         shape = (self.num_components, self.latent_dim)
         start = COMPONENT_SCALE if self.num_components > 1 else 1.0
-        if self.num_components == 1 and not self.acceptance_dims:
+        if self.num_components == 1 and not self.truncated:
             return dist.Normal(jnp.zeros(self.latent_dim), 1.0).to_event(1)
 
         def spread(key: Array) -> Array:
@@ -123,51 +121,85 @@ class AutoFlow(AutoContinuous):
             constraint=constraints.softplus_positive,
         )
         logits = numpyro.param(f"{self.prefix}_component_logits", jnp.zeros(self.num_components))
-        if self.acceptance_dims:
-            widths = (self.latent_dim, *self.acceptance_dims, 1)
-            networks = network_params(f"{self.prefix}_acceptance", 1, widths)
-            layers = [(weight[0], bias[0]) for weight, bias in networks]
-            return ResampledMixture(loc, scale, logits, layers)
         components = dist.Normal(loc, scale).to_event(1)
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
 
-    def _get_posterior(self) -> FlowDistribution:
+    def _get_posterior(self) -> FlowDistribution | TruncatedFlow:
         loc, scale = self._start
         affine = ElementwiseAffine(
             numpyro.param(f"{self.prefix}_loc", loc),
             numpyro.param(f"{self.prefix}_scale", scale, constraint=constraints.softplus_positive),
         )
-        return FlowDistribution(self.get_base_dist(), [*self._layers(), affine])
+        flow = FlowDistribution(self.get_base_dist(), [*self._layers(), affine])
+        return TruncatedFlow(flow, self.bounded) if any(self.bounded) else flow
 
     def get_posterior(self, params: dict[str, Array]) -> dist.Distribution:
         """Return the distribution of the flat unconstrained latents."""
         return handlers.substitute(self._get_posterior, data=params)()
 
+    def get_transform(self, params: dict[str, Array]) -> Transform:
+        """Return the map from the base distribution to the flat unconstrained latents.
+
+        Raises
+        ------
+        ValueError
+            If the flow is truncated: only a part of the base is mapped to latents then.
+        """
+        if any(self.bounded):
+            raise ValueError(
+                "A truncated flow has no transform from its base to the latents; use a guide with "
+                "`truncated=False`, or `numpyro_dsn.baselines.nuts(..., neutra=True)`."
+            )
+        return super().get_transform(params)
+
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
+        self.bounded = tuple(
+            self.truncated and is_interval(self.prototype_trace[name]["fn"].support)
+            for name, value in self._init_locs.items()
+            for _ in range(jnp.size(value))
+        )
         loc, scale = self._match_moments(args, kwargs)
         if self.init_variance is not None:
-            to_latents = jax.jit(lambda flat: ravel_pytree(constrain(self, flat)[0])[0])
+
+            @jax.jit
+            def to_latents(x: Array) -> Array:
+                return ravel_pytree(constrain(self, from_box(x, self.bounded))[0])[0]
+
             jacobian = jax.jacfwd(to_latents)(loc)
             scale = jnp.sqrt(self.init_variance) / jnp.linalg.norm(jacobian, axis=0)
+        if any(self.bounded):
+            # Of many coordinates each must be inside nearly always: half of the draws then are.
+            chance = 0.5 ** (1 / sum(self.bounded))
+            largest = HALF_WIDTH / ndtri((1 + chance) / 2)
+            scale = jnp.where(np.array(self.bounded), jnp.minimum(scale, largest), scale)
         self._start = loc, scale
 
     def _match_moments(self, args: tuple, kwargs: dict) -> tuple[Array, Array]:
-        """Return mean and standard deviation of prior draws in unconstrained space."""
+        """Return mean and standard deviation of prior draws in the coordinates of the flow."""
 
         def prior_draw(key: Array) -> Array:
             with handlers.block():
                 seeded = handlers.seed(self.model, key)
                 trace = handlers.trace(seeded).get_trace(*args, **kwargs)
-            return unconstrain(self, {name: trace[name]["value"] for name in self._init_locs})[0]
+            latents = {name: trace[name]["value"] for name in self._init_locs}
+            return to_box(unconstrain(self, latents)[0], self.bounded)[0]
 
         keys = jax.random.split(jax.random.key(0), NUM_START_DRAWS)
         try:
             draws = jax.jit(jax.vmap(prior_draw))(keys)
         except NotImplementedError:  # an improper prior
-            return self._init_latent, jnp.ones_like(self._init_latent)
+            start, _ = to_box(self._init_latent, self.bounded)
+            return start, jnp.ones_like(start)
         finite = jnp.isfinite(draws)  # a draw at an end of its support is infinitely far here
         return draws.mean(0, where=finite), draws.std(0, where=finite)
+
+
+def is_interval(support: constraints.Constraint) -> bool:
+    """Return whether every entry of a value with this support is bounded on both sides."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return isinstance(support, type(constraints.interval(0, 1)))
 
 
 def _is_no_latent(site: dict) -> bool:

@@ -1,0 +1,183 @@
+"""A flow that reaches beyond a box, and is cut off at its faces."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from jax.scipy.special import ndtri
+from numpyro.distributions import constraints
+
+HALF_WIDTH = 3.0**0.5
+"""Half the width of the box: a uniform distribution on it has variance one."""
+
+NUM_POINTS = 16_384
+"""Points of all components together on which the share inside is found."""
+
+NUM_NOISY = 512
+"""Points for its estimate in a step of an optimizer."""
+
+MAX_TRIES = 1000
+"""Draws of the flow until one is inside; where even the last is not, it is moved to a face."""
+
+SHARPNESS = 100.0
+"""Where all of space is pressed into the box, a layer of 1 % at its faces holds what is outside."""
+
+
+class Estimate(NamedTuple):
+    """A noisy log density, shape ``(num_draws,)``, and the share inside, shape ``()``."""
+
+    log_prob: Array
+    share: Array
+
+
+class TruncatedFlow(dist.Distribution):
+    r"""Draws of a flow that fall into a box, in unconstrained coordinates of the box.
+
+    .. math:: q(u) = \frac{f(x)}{Z} \left| \frac{dx}{du} \right|, \qquad
+              x = c \tanh \frac{u}{2}, \quad Z = \int_{|x| < c} f(x) \, dx
+
+    for a coordinate u of an interval; the others are unbounded and have x = u. A density with an
+    edge where the box ends, or on a thin sheet that leaves the box, is smooth as f. A flow of u
+    must bend such a sheet to infinity instead.
+
+    Z is found on a lattice of points of each component, and known to 0.2 % or so: entropies are
+    known to 0.002 nats. Draws have no gradient, because which are kept depends on the parameters.
+
+    Parameters
+    ----------
+    flow
+        f: layers behind a mixture of normal distributions.
+    bounded
+        For each coordinate, whether it is one of an interval.
+    """
+
+    support = constraints.real_vector
+    has_rsample = False
+    pytree_data_fields = ("flow",)
+    pytree_aux_fields = ("bounded",)
+
+    def __init__(self, flow: dist.TransformedDistribution, bounded: tuple[bool, ...]) -> None:
+        self.flow = flow
+        self.bounded = bounded
+        super().__init__(event_shape=flow.event_shape)
+
+    def share_inside(self) -> Array:
+        """Return Z, shape ``()``."""
+        return self._points(jax.random.key(0), NUM_POINTS)[1].sum()
+
+    def log_prob(self, value: Array) -> Array:
+        """Return the log density, of the shape of the leading axes of ``value``."""
+        x, log_det = to_box(value, self.bounded)
+        share = jnp.maximum(self.share_inside(), 1 / NUM_POINTS)
+        return self.flow.log_prob(x) + log_det - jnp.log(share)
+
+    def estimate(self, rng_key: Array, value: Array) -> Estimate:
+        r"""Return a noisy estimate of the log density, whose gradient has little bias.
+
+        .. math:: \nabla \log Z = E_q[\nabla \log f(x)]
+
+        Parameters
+        ----------
+        rng_key
+            Key of the points; an optimizer that knew them would move these alone.
+        value
+            Draws, shape ``(num_draws, D)``.
+        """
+        points, weights = jax.lax.stop_gradient(self._points(rng_key, NUM_NOISY))
+        x, log_det = to_box(value, self.bounded)
+        log_flow = self.flow.log_prob(jnp.concatenate([x, points]))
+        share = jnp.maximum(weights.sum(), 1 / NUM_NOISY)
+        score = weights @ log_flow[len(x) :] / share
+        log_share = jnp.log(share) + score - jax.lax.stop_gradient(score)
+        return Estimate(log_flow[: len(x)] + log_det - log_share, jnp.exp(log_share))
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Return draws, shape ``(*sample_shape, D)``."""
+
+        def outside(carry: tuple) -> Array:
+            _, x, count = carry
+            return ~is_inside(x, self.bounded) & (count < MAX_TRIES)
+
+        def propose(carry: tuple) -> tuple:
+            key, _, count = carry
+            key, draw_key = jax.random.split(key)
+            return key, self.flow.sample(draw_key), count + 1
+
+        def one(key: Array) -> Array:
+            return jax.lax.while_loop(outside, propose, propose((key, None, 0)))[1]
+
+        draws = jax.vmap(one)(jax.random.split(key, math.prod(sample_shape)))
+        return from_box(draws, self.bounded).reshape(*sample_shape, *self.event_shape)
+
+    def _points(self, rng_key: Array, num_points: int) -> tuple[Array, Array]:
+        """Return evenly spread points of the flow, and weights that sum to the share inside."""
+        mixture = self.flow.base_dist
+        normal, shares = mixture.component_distribution.base_dist, mixture.mixing_distribution.probs
+        num_components, dim = normal.loc.shape
+        num_each = max(num_points // num_components, 1)
+        shift = jax.random.uniform(rng_key, (num_components, 1, dim), normal.loc.dtype)
+        uniform = (jnp.asarray(_lattice(num_each, dim), shift.dtype)[None] + shift) % 1.0
+        noise = ndtri(jnp.clip(uniform, 1e-6, 1 - 1e-6))
+        points = (normal.loc[:, None] + normal.scale[:, None] * noise).reshape(-1, dim)
+        for layer in self.flow.transforms:
+            points = layer(points)
+        weights = jnp.repeat(shares / num_each, num_each)
+        return points, jnp.where(is_inside(points, self.bounded), weights, 0.0)
+
+
+def is_inside(x: Array, bounded: tuple[bool, ...]) -> Array:
+    """Return whether coordinates are inside of the box, of the shape of their leading axes."""
+    return jnp.all((jnp.abs(x) < HALF_WIDTH) | ~np.array(bounded), axis=-1)
+
+
+def to_box(u: Array, bounded: tuple[bool, ...]) -> tuple[Array, Array]:
+    """Return x, shape ``(..., D)``, and log |det dx/du|, shape ``(...)``."""
+    slope = np.log(2 * HALF_WIDTH) + jax.nn.log_sigmoid(u) + jax.nn.log_sigmoid(-u)
+    x = jnp.where(np.array(bounded), HALF_WIDTH * jnp.tanh(u / 2), u)
+    return x, jnp.where(np.array(bounded), slope, 0.0).sum(-1)
+
+
+def from_box(x: Array, bounded: tuple[bool, ...]) -> Array:
+    """Return u, shape ``(..., D)``; finite also at the faces of the box."""
+    largest = 1 - jnp.finfo(x.dtype).epsneg
+    ratio = jnp.where(np.array(bounded), jnp.clip(x / HALF_WIDTH, -largest, largest), 0.0)
+    return jnp.where(np.array(bounded), 2 * jnp.arctanh(ratio), x)
+
+
+def press_inside(x: Array, bounded: tuple[bool, ...]) -> tuple[Array, Array]:
+    r"""Map all of space into the box, smoothly, and hardly move what is inside.
+
+    .. math:: x' = \frac{c}{b} \left[ \log(1 + e^{b (y + 1)}) - \log(1 + e^{b (y - 1)}) \right] - c,
+              \qquad y = \frac{x}{c}
+
+    Parameters
+    ----------
+    x
+        Coordinates, shape ``(..., D)``.
+    bounded
+        For each coordinate, whether it is bounded.
+
+    Returns
+    -------
+    u, shape ``(..., D)``, and log |det du/dx|, shape ``(...)``.
+    """
+    above, below = SHARPNESS * (x / HALF_WIDTH + 1), SHARPNESS * (x / HALF_WIDTH - 1)
+    pressed = HALF_WIDTH * ((jax.nn.softplus(above) - jax.nn.softplus(below)) / SHARPNESS - 1)
+    slope = jax.nn.log_sigmoid(above) + jax.nn.log_sigmoid(-below)
+    u = from_box(jnp.where(np.array(bounded), pressed, x), bounded)
+    return u, jnp.where(np.array(bounded), slope, 0.0).sum(-1) - to_box(u, bounded)[1]
+
+
+def _lattice(num_points: int, dim: int) -> np.ndarray:
+    """Return points that fill the unit cube evenly: multiples of powers of a golden ratio.
+
+    The ratio is the root of x^(dim + 1) = x + 1. Shape ``(num_points, dim)``.
+    """
+    ratio = 2.0
+    for _ in range(60):
+        ratio = (1 + ratio) ** (1 / (dim + 1))
+    return np.outer(np.arange(1, num_points + 1), ratio ** -np.arange(1.0, dim + 1)) % 1.0

@@ -1,0 +1,236 @@
+"""A flow that is cut off at the faces of a box: its density is that of its draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from jax.scipy.stats import norm
+from numpy.testing import assert_allclose
+from numpyro import handlers
+from numpyro.distributions import constraints
+
+from numpyro_dsn import DSN, PenaltyMethod
+from numpyro_dsn.constraints import Moments
+from numpyro_dsn.guides import AutoRealNVP, truncated, unconstrained_posterior
+from numpyro_dsn.guides.flow import FlowDistribution, is_interval
+from numpyro_dsn.guides.transforms import ElementwiseAffine
+from numpyro_dsn.guides.truncated import HALF_WIDTH, TruncatedFlow
+
+NUM_DRAWS = 50_000
+
+pytestmark = pytest.mark.usefixtures("numpyro_ranks")
+
+
+def mixture(dim, bounded=None, shift=0.0):
+    """Three components, a good part of them inside of the box, behind an affine layer."""
+    rng = np.random.default_rng(dim)
+    width = 1.2 / dim**0.3
+    loc = jnp.asarray(rng.normal(0, width, (3, dim)), jnp.float32)
+    scale = jnp.asarray(rng.lognormal(0, 0.3, (3, dim)) * width, jnp.float32)
+    logits = jnp.asarray(rng.normal(0, 1, 3), jnp.float32)
+    base = dist.MixtureSameFamily(
+        dist.Categorical(logits=logits), dist.Normal(loc, scale).to_event(1)
+    )
+    layer = ElementwiseAffine(jnp.full(dim, 0.3 + shift), jnp.full(dim, 1.1))
+    return TruncatedFlow(FlowDistribution(base, [layer]), bounded or (True,) * dim)
+
+
+def test_the_density_is_that_of_the_draws(rng_key):
+    density = mixture(1)
+    draws = np.asarray(jax.jit(lambda key: density.sample(key, (NUM_DRAWS,)))(rng_key))
+    assert draws.shape == (NUM_DRAWS, 1)
+    edges = np.linspace(-8, 8, 65)
+    fine = np.linspace(-8, 8, 64 * 50 + 1)[:-1] + 16 / 6400
+    exact = np.exp(jax.jit(density.log_prob)(fine[:, None].astype(np.float32)))
+    shares = exact.reshape(64, 50).sum(1) * 16 / 3200
+    assert_allclose(shares.sum(), 1.0, atol=0.005)
+    counts = np.histogram(draws[:, 0], edges)[0]
+    error = np.sqrt(NUM_DRAWS * shares) + 1
+    assert np.all(np.abs(counts - NUM_DRAWS * shares) < 4.5 * error)
+    # The test can fail: the flow before it was cut off has other shares.
+    whole = shares * float(density.share_inside())
+    assert np.sum(np.abs(counts - NUM_DRAWS * whole) > 4.5 * error) > 5
+
+
+def test_unbounded_coordinates_are_not_cut_off(rng_key):
+    density = mixture(2, (False, True))
+    draws = np.asarray(jax.jit(lambda key: density.sample(key, (NUM_DRAWS,)))(rng_key))
+    assert np.abs(draws[:, 0]).max() > HALF_WIDTH
+    every = density.flow.sample(rng_key, (NUM_DRAWS,))
+    kept = every[jnp.abs(every[:, 1]) < HALF_WIDTH]
+    x, _ = truncated.to_box(draws, density.bounded)
+    for mine, other in ((x.mean(0), kept.mean(0)), ((x**2).mean(0), (kept**2).mean(0))):
+        assert_allclose(mine, other, atol=0.06)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 4, 10])
+def test_the_share_inside_is_that_of_many_draws(dim, rng_key):
+    density = mixture(dim)
+    inside = truncated.is_inside(density.flow.sample(rng_key, (400_000,)), density.bounded)
+    exact = float(inside.mean())
+    assert 0.2 < exact < 0.95
+    spread = np.sqrt(exact * (1 - exact))
+    # Independent points would be as far off as this; the lattice is closer.
+    independent = spread / np.sqrt(truncated.NUM_POINTS)
+    assert abs(float(density.share_inside()) - exact) < 2 * independent + 4 * spread / 632
+
+
+def test_the_gradient_of_the_estimate_is_that_of_the_density(rng_key):
+    """A normal distribution on an interval, where everything is known."""
+
+    def density(loc):
+        base = dist.MixtureSameFamily(
+            dist.Categorical(logits=jnp.zeros(1)),
+            dist.Normal(jnp.zeros((1, 1)), jnp.ones((1, 1))).to_event(1),
+        )
+        layer = ElementwiseAffine(loc[None], jnp.array([0.8]))
+        return TruncatedFlow(FlowDistribution(base, [layer]), (True,))
+
+    def exact_share(loc):
+        above, below = (HALF_WIDTH - loc) / 0.8, (-HALF_WIDTH - loc) / 0.8
+        return norm.cdf(above) - norm.cdf(below)
+
+    u, loc = jnp.array([[0.4], [-2.0]]), jnp.array(1.2)
+
+    def exact(loc):
+        x, log_det = truncated.to_box(u, (True,))
+        return norm.logpdf(x[:, 0], loc, 0.8) + log_det - jnp.log(exact_share(loc))
+
+    assert_allclose(jax.jit(density(loc).log_prob)(u), exact(loc), atol=0.002)
+    estimate = jax.jit(
+        jax.vmap(jax.jacfwd(lambda loc, key: density(loc).estimate(key, u)), (None, 0))
+    )
+    gradients = estimate(loc, jax.random.split(rng_key, 200))
+    for found, wanted in (
+        (gradients.log_prob, jax.jacfwd(exact)(loc)),
+        (gradients.share, jax.grad(exact_share)(loc)),
+    ):
+        error = np.asarray(found).std(0) / np.sqrt(200)
+        # A ratio of two means of 512 points is off by about one in 512.
+        assert np.all(np.abs(found.mean(0) - wanted) < 4 * error + 0.01)
+    # The test can fail: the share matters.
+    alone = jax.jacfwd(lambda loc: norm.logpdf(truncated.to_box(u, (True,))[0][:, 0], loc, 0.8))
+    assert np.all(np.abs(alone(loc) - jax.jacfwd(exact)(loc)) > 0.1)
+
+
+def test_estimates_have_new_points_for_each_key(rng_key):
+    density, u = mixture(2), jnp.zeros((1, 2))
+    one, other = (density.estimate(key, u).share for key in jax.random.split(rng_key))
+    assert one == density.estimate(jax.random.split(rng_key)[0], u).share
+    assert one != other
+
+
+def test_a_flow_that_left_the_box_has_finite_gradients(rng_key):
+    density = mixture(2, shift=50.0)
+
+    def both(density):
+        log_prob, share = density.estimate(rng_key, jnp.zeros((3, 2)))
+        return log_prob.sum() + share
+
+    value, gradient = jax.value_and_grad(both)(density)
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    draws = density.sample(rng_key, (3,))
+    assert np.isfinite(draws).all()
+    assert np.isfinite(density.log_prob(draws)).all()
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 10])
+def test_the_lattice_fills_the_cube_evenly(dim):
+    points = truncated._lattice(512, dim)
+    assert points.shape == (512, dim)
+    for coordinate in points.T:
+        gaps = np.diff(np.sort(coordinate))
+        assert gaps.max() < 8 / 512
+    # In pairs too: every sixteenth of a square has about its share of 32.
+    for first in range(dim - 1):
+        counts = np.histogram2d(points[:, first], points[:, first + 1], 4, [[0, 1], [0, 1]])[0]
+        assert counts.min() >= 20
+        assert counts.max() <= 44
+
+
+def test_coordinates_of_the_box_have_an_inverse_and_its_volume():
+    bounded = (True, False, True)
+    u = jnp.array([[0.0, -3.0, 2.0], [9.0, 40.0, -12.0]])
+    x, log_det = truncated.to_box(u, bounded)
+    assert_allclose(truncated.from_box(x, bounded)[0], u[0], rtol=1e-5)
+    assert_allclose(truncated.from_box(x, bounded)[1], u[1], rtol=0.02)  # rounding near a face
+    jacobian = jax.vmap(jax.jacfwd(lambda u: truncated.to_box(u, bounded)[0]))(u)
+    assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], atol=0.02)
+    faces = truncated.from_box(jnp.array([HALF_WIDTH, 5.0, -HALF_WIDTH]), bounded)
+    assert np.isfinite(faces).all()
+
+
+def test_space_is_pressed_into_the_box():
+    bounded = (True, False)
+    x = jnp.array([[0.0, 5.0], [1.5, 0.0], [-1.7, 0.0], [1.76, 0.0]])
+    u, log_det = truncated.press_inside(x, bounded)
+    jacobian = jax.vmap(jax.jacfwd(lambda x: truncated.press_inside(x, bounded)[0]))(x)
+    assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], rtol=1e-3, atol=1e-3)
+    pressed, _ = truncated.to_box(u, bounded)
+    assert_allclose(pressed[:2], x[:2], atol=1e-4)
+    assert_allclose(pressed[2], x[2], atol=0.01)
+    assert pressed[3, 0] < HALF_WIDTH
+
+
+@pytest.mark.parametrize(
+    ("support", "expected"),
+    [
+        (constraints.unit_interval, True),
+        (constraints.interval(-1.0, jnp.ones(3)), True),
+        (constraints.independent(constraints.interval(0, 2), 1), True),
+        (constraints.real_vector, False),
+        (constraints.positive, False),
+        (constraints.simplex, False),
+    ],
+    ids=["unit", "interval", "independent", "real", "positive", "simplex"],
+)
+def test_supports_that_are_boxes(support, expected):
+    assert is_interval(support) is expected
+
+
+def model():
+    numpyro.sample("z", dist.Uniform(-jnp.ones(3), jnp.array([1.0, 5.0, 2.0])).to_event(1))
+    numpyro.sample("a", dist.Normal(2.0, 0.5))
+    numpyro.sample("b", dist.Beta(2.0, 3.0))
+
+
+@pytest.mark.parametrize("num_components", [1, 8])
+def test_the_guide_starts_at_the_prior_and_half_or_more_are_kept(num_components, rng_key):
+    guide = AutoRealNVP(model, num_components=num_components, truncated=True)
+    trace = handlers.trace(handlers.seed(guide, rng_key)).get_trace()
+    values = {name: site["value"] for name, site in trace.items() if site["type"] == "param"}
+    posterior = unconstrained_posterior(guide, values)
+    assert float(posterior.share_inside()) > 0.4
+    draws = guide.sample_posterior(rng_key, values, sample_shape=(20_000,))
+    assert np.all(np.abs(draws["z"] - np.array([0.0, 2.0, 0.5])) < np.array([1.0, 3.0, 1.5]))
+    assert np.all((draws["b"] > 0) & (draws["b"] < 1))
+    assert_allclose(draws["a"].mean(), 2.0, atol=0.3)
+    assert draws["a"].max() > 3.0
+    if num_components == 1:  # the means of several components are at random
+        assert_allclose(draws["b"].mean(), 0.4, atol=0.03)
+        assert_allclose(draws["a"].std(), 0.5, atol=0.02)
+
+
+def test_without_an_interval_nothing_is_cut_off(rng_key):
+    guide = AutoRealNVP(lambda: numpyro.sample("a", dist.Normal(2.0, 0.5)), truncated=True)
+    trace = handlers.trace(handlers.seed(guide, rng_key)).get_trace()
+    values = {name: site["value"] for name, site in trace.items() if site["type"] == "param"}
+    assert isinstance(unconstrained_posterior(guide, values), FlowDistribution)
+
+
+def test_draws_have_no_gradient(rng_key):
+    guide = AutoRealNVP(model, truncated=True)
+    fit = DSN(model, {"b": Moments(0.5)}, guide, multipliers=PenaltyMethod(1.0))
+    with pytest.raises(ValueError, match="`truncated=False`"):
+        fit.run(rng_key, num_epochs=1)
+
+
+def test_there_is_no_transform_from_the_base_to_the_latents(rng_key):
+    guide = AutoRealNVP(model, truncated=True)
+    trace = handlers.trace(handlers.seed(guide, rng_key)).get_trace()
+    values = {name: site["value"] for name, site in trace.items() if site["type"] == "param"}
+    with pytest.raises(ValueError, match=r"neutra=True"):
+        guide.get_transform(values)
