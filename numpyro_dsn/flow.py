@@ -99,11 +99,11 @@ def build_flow(
     def propose(rng_key: Array, params: Params, num_draws: int) -> Array:
         posterior = unconstrained_posterior(guide, constrain_params(params))
         if isinstance(posterior, TruncatedFlow):
-            return posterior.flow.sample(rng_key, (num_draws,))
+            return jax.vmap(posterior.flow.sample)(jax.random.split(rng_key, num_draws))
         return sample(rng_key, params, num_draws)
 
     def coordinates(flat: Array) -> Array:
-        return to_box(flat, bounded)[0]
+        return jax.vmap(lambda u: to_box(u, bounded)[0])(flat)
 
     def simulate_one(key_and_flat: tuple[Array, Array]) -> Draws:
         key, flat = key_and_flat

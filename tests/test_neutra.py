@@ -12,7 +12,7 @@ from closed_forms import CLOSED_FORMS
 from numpyro.diagnostics import effective_sample_size
 from numpyro.infer.autoguide import AutoDiagonalNormal
 
-from numpyro_dsn import DSN, DualNewton, PenaltyMethod, baselines, behavior
+from numpyro_dsn import DSN, DSNWarning, DualNewton, PenaltyMethod, baselines, behavior
 from numpyro_dsn.baselines.mixture import normal_to_mixture
 from numpyro_dsn.constraints import Moments
 from numpyro_dsn.guides import AutoRealNVP
@@ -97,14 +97,20 @@ def test_neutra_through_a_mixture_is_exact_on_a_stochastic_circuit(rng_key):
     assert abs(z.std() - np.sqrt(variance)) < 0.05
 
 
-def test_neutra_on_a_deterministic_circuit_is_exact(rng_key):
-    """z ~ exp(eta z) on [0, 1] with mean 0.3, in the coordinates of a normal guide."""
+def circuit():
+    numpyro.sample("z", dist.Uniform(0.0, 1.0))
 
-    def circuit():
-        numpyro.sample("z", dist.Uniform(0.0, 1.0))
 
-    dsn = DSN(circuit, {"z": Moments(0.3)}, AutoDiagonalNormal(circuit), None, PenaltyMethod())
-    with pytest.warns(match="not met yet"):
+@pytest.mark.parametrize("truncated", [False, True], ids=["normal", "truncated mixture"])
+def test_neutra_on_a_deterministic_circuit_is_exact(truncated, rng_key):
+    """z ~ exp(eta z) on [0, 1] with mean 0.3, in the coordinates of a guide that is untrained."""
+    if truncated:
+        guide = AutoRealNVP(circuit, num_components=2, truncated=True)
+        method = DualNewton(num_first=500, num_draws=500, num_flows=1)
+    else:
+        guide, method = AutoDiagonalNormal(circuit), PenaltyMethod()
+    dsn = DSN(circuit, {"z": Moments(0.3)}, guide, None, method)
+    with pytest.warns(DSNWarning):
         fit = dsn.run(jax.random.key(0), num_epochs=0, progress_bar=False)
     eta = {"mean[z]": CLOSED_FORMS["truncated exponential"].natural_parameters[0]}
     fit.__dict__["certificate"] = SimpleNamespace(natural_parameters=eta)

@@ -88,8 +88,8 @@ class TruncatedFlow(dist.Distribution):
             Draws, shape ``(num_draws, D)``.
         """
         points, weights = jax.lax.stop_gradient(self._points(rng_key, NUM_NOISY))
-        x, log_det = to_box(value, self.bounded)
-        log_flow = self.flow.log_prob(jnp.concatenate([x, points]))
+        x, log_det = jax.vmap(lambda u: to_box(u, self.bounded))(value)
+        log_flow = jax.vmap(self.flow.log_prob)(jnp.concatenate([x, points]))
         share = jnp.maximum(weights.sum(), 1 / NUM_NOISY)
         score = weights @ log_flow[len(x) :] / share
         log_share = jnp.log(share) + score - jax.lax.stop_gradient(score)
@@ -108,10 +108,11 @@ class TruncatedFlow(dist.Distribution):
             return key, self.flow.sample(draw_key), count + 1
 
         def one(key: Array) -> Array:
-            return jax.lax.while_loop(outside, propose, propose((key, None, 0)))[1]
+            x = jax.lax.while_loop(outside, propose, propose((key, None, 0)))[1]
+            return from_box(x, self.bounded)
 
         draws = jax.vmap(one)(jax.random.split(key, math.prod(sample_shape)))
-        return from_box(draws, self.bounded).reshape(*sample_shape, *self.event_shape)
+        return draws.reshape(*sample_shape, *self.event_shape)
 
     def _points(self, rng_key: Array, num_points: int) -> tuple[Array, Array]:
         """Return evenly spread points of the flow, and weights that sum to the share inside."""
@@ -124,9 +125,9 @@ class TruncatedFlow(dist.Distribution):
         noise = ndtri(jnp.clip(uniform, 1e-6, 1 - 1e-6))
         points = (normal.loc[:, None] + normal.scale[:, None] * noise).reshape(-1, dim)
         for layer in self.flow.transforms:
-            points = layer(points)
-        weights = jnp.repeat(shares / num_each, num_each)
-        return points, jnp.where(is_inside(points, self.bounded), weights, 0.0)
+            points = jax.vmap(layer)(points)
+        inside = jax.vmap(lambda x: is_inside(x, self.bounded))(points)
+        return points, jnp.where(inside, jnp.repeat(shares / num_each, num_each), 0.0)
 
 
 def is_inside(x: Array, bounded: tuple[bool, ...]) -> Array:
