@@ -39,7 +39,7 @@ class Flow(NamedTuple):
     coordinates
         Function from unconstrained space to the coordinates of the flow.
     limits
-        Largest magnitude of each of these coordinates, shape ``(D,)``.
+        Largest magnitude of each of these coordinates.
     simulate
         Function of a key and draws that simulates them.
     """
@@ -49,7 +49,7 @@ class Flow(NamedTuple):
     estimate: Callable[[Array, Params, Array], Estimate]
     propose: Callable[[Array, Params, int], Array]
     coordinates: Callable[[Array], Array]
-    limits: Array
+    limits: tuple[float, ...]
     simulate: Callable[[Array, Array], Draws]
 
 
@@ -132,7 +132,7 @@ def build_flow(
         size = CPU_BATCH_SIZE if jax.default_backend() == "cpu" else BATCH_SIZE
         return jax.lax.map(simulate_one, (keys, flat), batch_size=max(size // replicates, 1))
 
-    limits = jnp.where(np.array(bounded), HALF_WIDTH, jnp.inf)
+    limits = tuple(HALF_WIDTH if is_bounded else np.inf for is_bounded in bounded)
     return Flow(sample, log_prob, estimate, propose, coordinates, limits, simulate_all)
 
 

@@ -75,8 +75,9 @@ def weighted_loss(
     x = flow.coordinates(flat)
     center = weights @ x
     spread = jnp.sqrt(weights @ (x - center[None]) ** 2) + jnp.finfo(flat.dtype).tiny ** 0.5
-    lowest = jnp.maximum(center - MAX_DISTANCE * spread, -flow.limits)
-    highest = jnp.minimum(center + MAX_DISTANCE * spread, flow.limits)
+    limits = jnp.array(flow.limits)
+    lowest = jnp.maximum(center - MAX_DISTANCE * spread, -limits)
+    highest = jnp.minimum(center + MAX_DISTANCE * spread, limits)
 
     def loss(key: Array, params: Params) -> Array:
         target_key, last_key, share_key, stray_key = jax.random.split(key, 4)

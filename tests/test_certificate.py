@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax.scipy.special import logsumexp
 from jax.scipy.stats import norm
+from plain_flow import plain_flow
 
 from numpyro_dsn.certificate import certify, collect
-from numpyro_dsn.flow import Flow
 from numpyro_dsn.pool import Draws
 
 HALF_WIDTH = 4.0
@@ -52,7 +52,7 @@ STD = 0.3
 
 
 def certificate_of(params, from_prior=True, seed=0):
-    flow = Flow(sample, log_prob, simulate)
+    flow = plain_flow(sample, log_prob, simulate)
     bound = jnp.array([STD**2])
     sampler = prior if from_prior else None
     evidence = collect(jax.random.key(seed), flow, sampler, params, bound, bound, NUM_DRAWS)

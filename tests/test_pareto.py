@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.scipy.stats import norm
+from plain_flow import plain_flow
 
-from numpyro_dsn.flow import Flow
 from numpyro_dsn.pareto import pareto_k
 from numpyro_dsn.pool import Draws
 
@@ -27,7 +27,7 @@ def normal_fit(prior_scale, finite_below=np.inf):
     def log_prob(params, flat):
         return norm.logpdf(flat[:, 0], 0.0, params)
 
-    return Flow(sample, log_prob, simulate)
+    return plain_flow(sample, log_prob, simulate)
 
 
 @pytest.mark.parametrize(("variance", "exact"), [(0.5, 1.0), (0.65, 0.54), (0.8, 0.25)])

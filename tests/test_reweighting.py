@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.scipy.stats import norm
+from plain_flow import plain_flow
 
-from numpyro_dsn.flow import Flow
 from numpyro_dsn.pool import Draws
 from numpyro_dsn.reweighting import NUM_CANDIDATES, PRIOR_SHARE, draw_reweighted
 
@@ -40,7 +40,7 @@ def simulate(rng_key, flat):
     )
 
 
-FLOW = Flow(sample, log_prob, simulate)
+FLOW = plain_flow(sample, log_prob, simulate)
 
 
 @pytest.mark.parametrize(
