@@ -35,8 +35,8 @@ NUM_DRAWS, NUM_NOISY, NUM_VALUES = 32_000, 8000, 8_000_000
 """Draws of an epoch, by default; fewer of a stochastic simulator, which runs each several times,
 and of so many latents that they would have more values than the last number."""
 
-NUM_COMPONENTS = 8
-"""Components of the default guide's base where the method needs no gradient of the draws."""
+NUM_COMPONENTS, ACCEPTANCE_DIMS = 8, (64, 64)
+"""Base of the default guide where the method needs no gradient of the draws."""
 
 NUM_REPLICATES = 16
 """Simulations of each draw behind a certificate of the penalty method, if there is noise."""
@@ -71,7 +71,7 @@ class DSN:
         ``{site: constraint}``; ``None`` if the model itself states its behavior.
     guide
         A continuous AutoGuide; :class:`~numpyro_dsn.guides.AutoRealNVP` by default, with a
-        mixture base and truncated where the method allows it.
+        mixture base, and one that rejects draws, where the method allows it.
     optim
         A NumPyro or optax optimizer; by default ``SOAP(5e-3)`` for ``DualNewton``, which shrinks
         its steps, and ``Adam(1e-3)`` for ``PenaltyMethod``.
@@ -243,7 +243,11 @@ class DSN:
         if guide is None:
             base: dict[str, Any] = {}
             if isinstance(self.multipliers, DualNewton):
-                base = {"num_components": NUM_COMPONENTS, "truncated": True}
+                base = {
+                    "num_components": NUM_COMPONENTS,
+                    "acceptance_dims": ACCEPTANCE_DIMS,
+                    "truncated": True,
+                }
             guide = AutoRealNVP(program.guide_model, **base)
         transforms = set_up_guide(guide, program, args, kwargs)
         self._constrain = partial(transform_fn, transforms)

@@ -15,7 +15,7 @@ from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_dsn.epoch import Params
 from numpyro_dsn.guides import constrain, unconstrain, unconstrained_posterior
-from numpyro_dsn.guides.truncated import HALF_WIDTH, Estimate, TruncatedFlow, to_box
+from numpyro_dsn.guides.rejection import HALF_WIDTH, Estimate, RejectionFlow, to_box
 from numpyro_dsn.pool import Draws
 from numpyro_dsn.program import Model, Program, draw_prior, simulate
 
@@ -92,13 +92,13 @@ def build_flow(
 
     def estimate(rng_key: Array, params: Params, flat: Array) -> Estimate:
         posterior = unconstrained_posterior(guide, constrain_params(params))
-        if isinstance(posterior, TruncatedFlow):
+        if isinstance(posterior, RejectionFlow):
             return posterior.estimate(rng_key, flat)
         return Estimate(log_prob(params, flat), jnp.ones(()))
 
     def propose(rng_key: Array, params: Params, num_draws: int) -> Array:
         posterior = unconstrained_posterior(guide, constrain_params(params))
-        if isinstance(posterior, TruncatedFlow):
+        if isinstance(posterior, RejectionFlow):
             return jax.vmap(posterior.flow.sample)(jax.random.split(rng_key, num_draws))
         return sample(rng_key, params, num_draws)
 

@@ -37,7 +37,7 @@ AVERAGE = 0.5
 SETTLED = 0.67
 """A fit still approaches its target while an epoch leaves less than this share of the gap."""
 
-SHRINK, SMALLEST = 0.85, 0.02
+SHRINK, SMALLEST = 0.8, 0.01
 """Factor of the steps after an epoch in which it does not; the smallest share that is left."""
 
 NEAR = 0.02

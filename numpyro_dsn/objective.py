@@ -238,8 +238,8 @@ def _require_reparametrized(trace: dict[str, dict]) -> None:
     for name, site in trace.items():
         if site["type"] == "sample" and not getattr(site["fn"], "has_rsample", True):
             raise ValueError(
-                f"Draws of the guide's site '{name}' have no gradient; use a guide without a "
-                "mixture, `num_components=1` and `truncated=False`, or "
+                f"Draws of the guide's site '{name}' have no gradient; use a guide with "
+                "`num_components=1`, `acceptance_dims=()` and `truncated=False`, or "
                 "`multipliers=DualNewton()`."
             )
 

@@ -13,7 +13,7 @@ from numpyro_dsn import DSN, DSNWarning, DualNewton, PenaltyMethod
 def fit_with(model, asked, guide, **params):
     """A result whose guide has given parameters; the others are those of its start."""
     # Draws of a mixture have no gradient, which the penalty method needs.
-    is_mixture = getattr(guide, "num_components", 1) > 1 or getattr(guide, "truncated", False)
+    is_mixture = getattr(guide, "num_components", 1) > 1 or getattr(guide, "_rejects", False)
     multipliers = DualNewton(num_first=1000) if is_mixture else PenaltyMethod(num_batches=10)
     dsn = DSN(model, asked, guide, multipliers=multipliers, num_particles=10, num_steps=1)
     with warnings.catch_warnings():  # nothing was trained

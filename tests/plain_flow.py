@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from numpyro_dsn.flow import Flow
-from numpyro_dsn.guides.truncated import Estimate
+from numpyro_dsn.guides.rejection import Estimate
 
 
 def plain_flow(sample, log_prob, simulate, dim=1):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from plain_flow import plain_flow
 
-from numpyro_dsn.guides.truncated import Estimate
+from numpyro_dsn.guides.rejection import Estimate
 from numpyro_dsn.pool import Draws, empty_pool
 from numpyro_dsn.weighted_loss import LARGE, MAX_RATIO, PRICE, weighted_loss
 

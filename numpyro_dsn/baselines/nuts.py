@@ -18,7 +18,7 @@ from numpyro_dsn.baselines.output import simulate_draws, to_data
 from numpyro_dsn.baselines.problem import Problem, as_tilted_problem
 from numpyro_dsn.baselines.space import ToLatents, tilted_density, unconstrained_space
 from numpyro_dsn.guides import constrain, unconstrained_posterior
-from numpyro_dsn.guides.truncated import TruncatedFlow, press_inside
+from numpyro_dsn.guides.rejection import RejectionFlow, press_inside
 from numpyro_dsn.inference_data import Coords, Dims
 from numpyro_dsn.result import DSNResult
 
@@ -147,8 +147,8 @@ def _flow_space(source: Problem | DSNResult) -> tuple[int, ToLatents]:
     """Return the map from normal noise through a fitted flow to the latents."""
     fit, params = _require_fit(source).fit, _held_params(_require_fit(source))
     posterior = unconstrained_posterior(fit.guide, params)
-    bounded = posterior.bounded if isinstance(posterior, TruncatedFlow) else None
-    if isinstance(posterior, TruncatedFlow):
+    bounded = posterior.bounded if isinstance(posterior, RejectionFlow) else None
+    if isinstance(posterior, RejectionFlow):
         base, transform = posterior.flow.base_dist, ComposeTransform(posterior.flow.transforms)
     else:
         try:

@@ -37,7 +37,7 @@ class AutoCoupling(AutoFlow):
         Number of sines and of cosines of each coordinate that these networks see.
     num_bins
         Number of bins of each coordinate's last spline; splines of couplings have half as many.
-    num_components, truncated, init_variance, prefix, init_loc_fn
+    num_components, acceptance_dims, truncated, init_variance, prefix, init_loc_fn
         As in :class:`AutoFlow`.
     """
 
@@ -53,6 +53,7 @@ class AutoCoupling(AutoFlow):
         num_frequencies: int = 5,
         num_bins: int = 16,
         num_components: int = 1,
+        acceptance_dims: tuple[int, ...] = (),
         truncated: bool = False,
         init_variance: float | None = None,
         prefix: str = "auto",
@@ -68,6 +69,7 @@ class AutoCoupling(AutoFlow):
         super().__init__(
             model,
             num_components=num_components,
+            acceptance_dims=acceptance_dims,
             truncated=truncated,
             init_variance=init_variance,
             prefix=prefix,

@@ -19,27 +19,15 @@ from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_uniform
 
 from numpyro_dsn.guides.density import constrain, unconstrain
+from numpyro_dsn.guides.distribution import FlowDistribution
+from numpyro_dsn.guides.network import network_params
+from numpyro_dsn.guides.rejection import HALF_WIDTH, RejectionFlow, from_box, to_box
 from numpyro_dsn.guides.transforms import ElementwiseAffine, Layer
-from numpyro_dsn.guides.truncated import HALF_WIDTH, TruncatedFlow, from_box, to_box
 
 NUM_START_DRAWS = 2000
 
 COMPONENT_SCALE = 0.6
 """Standard deviation of each component of a mixture base at the start."""
-
-
-class FlowDistribution(dist.TransformedDistribution):
-    """A base distribution behind layers whose inverse and log determinant are found together."""
-
-    def log_prob(self, value: Array, intermediates: Any = None) -> Array:
-        """Return the log density, of the shape of the leading axes of ``value``."""
-        if intermediates is not None:
-            return super().log_prob(value, intermediates)
-        log_det = jnp.zeros(value.shape[:-1], value.dtype)
-        for layer in reversed(self.transforms):
-            value, change = layer.invert(value)
-            log_det += change
-        return self.base_dist.log_prob(value) - log_det
 
 
 class AutoFlow(AutoContinuous):
@@ -59,11 +47,14 @@ class AutoFlow(AutoContinuous):
         Number of normal distributions that the base distribution mixes. With several, separate
         modes need no bridge of mass between them; but draws then have no gradient, so only
         methods that fit to weighted draws can use it.
+    acceptance_dims
+        Widths of the hidden layers of a network that accepts or rejects draws of this mixture
+        (:class:`~numpyro_dsn.guides.rejection.RejectionFlow`). All are accepted if there are none;
+        otherwise draws have no gradient.
     truncated
         Whether latents of an interval are coordinates of a box that the flow may leave and that
-        cuts it off (:class:`~numpyro_dsn.guides.truncated.TruncatedFlow`), in place of unbounded
-        ones. Densities that end at the faces of the box are then smooth, but draws have no
-        gradient.
+        cuts it off, in place of unbounded ones. Densities that end at the faces of the box are
+        then smooth, but draws have no gradient.
     init_variance
         Start from an isotropic Gaussian of this variance around the center of the prior instead,
         in squared units of the latents (the draft's A.1.2). The map to the support is linearized
@@ -77,7 +68,7 @@ class AutoFlow(AutoContinuous):
     Raises
     ------
     ValueError
-        If ``init_variance`` or ``num_components`` is not positive.
+        If ``init_variance``, ``num_components`` or a width is not positive.
     """
 
     def __init__(
@@ -85,6 +76,7 @@ class AutoFlow(AutoContinuous):
         model: Callable,
         *,
         num_components: int = 1,
+        acceptance_dims: tuple[int, ...] = (),
         truncated: bool = False,
         init_variance: float | None = None,
         prefix: str = "auto",
@@ -94,7 +86,13 @@ class AutoFlow(AutoContinuous):
             raise ValueError(f"`num_components` must be at least 1, but is {num_components}.")
         if init_variance is not None and not init_variance > 0:
             raise ValueError(f"`init_variance` must be > 0, but is {init_variance}.")
+        if not all(isinstance(width, int) and width >= 1 for width in acceptance_dims):
+            raise ValueError(
+                "`acceptance_dims` must be integers of at least 1, one for each hidden layer, but "
+                f"is {acceptance_dims!r}."
+            )
         self.num_components = num_components
+        self.acceptance_dims = tuple(acceptance_dims)
         self.truncated = truncated
         self.init_variance = init_variance
         latents_only = handlers.block(model, hide_fn=_is_no_latent)
@@ -108,7 +106,7 @@ class AutoFlow(AutoContinuous):
         """Return the base distribution, at first of mean zero and variance one, or about so."""
         shape = (self.num_components, self.latent_dim)
         start = COMPONENT_SCALE if self.num_components > 1 else 1.0
-        if self.num_components == 1 and not self.truncated:
+        if self.num_components == 1 and not self._rejects:
             return dist.Normal(jnp.zeros(self.latent_dim), 1.0).to_event(1)
 
         def spread(key: Array) -> Array:
@@ -124,14 +122,25 @@ class AutoFlow(AutoContinuous):
         components = dist.Normal(loc, scale).to_event(1)
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
 
-    def _get_posterior(self) -> FlowDistribution | TruncatedFlow:
+    def _get_posterior(self) -> FlowDistribution | RejectionFlow:
         loc, scale = self._start
         affine = ElementwiseAffine(
             numpyro.param(f"{self.prefix}_loc", loc),
             numpyro.param(f"{self.prefix}_scale", scale, constraint=constraints.softplus_positive),
         )
         flow = FlowDistribution(self.get_base_dist(), [*self._layers(), affine])
-        return TruncatedFlow(flow, self.bounded) if any(self.bounded) else flow
+        if not self._rejects:
+            return flow
+        layers = []
+        if self.acceptance_dims:
+            widths = (self.latent_dim, *self.acceptance_dims, 1)
+            networks = network_params(f"{self.prefix}_acceptance", 1, widths)
+            layers = [(weight[0], bias[0]) for weight, bias in networks]
+        return RejectionFlow(flow, layers, self.bounded)
+
+    @property
+    def _rejects(self) -> bool:
+        return any(self.bounded) or bool(self.acceptance_dims)
 
     def get_posterior(self, params: dict[str, Array]) -> dist.Distribution:
         """Return the distribution of the flat unconstrained latents."""
@@ -143,12 +152,13 @@ class AutoFlow(AutoContinuous):
         Raises
         ------
         ValueError
-            If the flow is truncated: only a part of the base is mapped to latents then.
+            If the flow rejects draws: only a part of the base is mapped to latents then.
         """
-        if any(self.bounded):
+        if self._rejects:
             raise ValueError(
-                "A truncated flow has no transform from its base to the latents; use a guide with "
-                "`truncated=False`, or `numpyro_dsn.baselines.nuts(..., neutra=True)`."
+                "A flow that rejects draws has no transform from its base to the latents; use a "
+                "guide with `acceptance_dims=()` and `truncated=False`, or "
+                "`numpyro_dsn.baselines.nuts(..., neutra=True)`."
             )
         return super().get_transform(params)
 

@@ -1,4 +1,4 @@
-"""A flow that is cut off at the faces of a box: its density is that of its draws."""
+"""A flow with holes, cut off at the faces of a box: its density is that of its draws."""
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +13,19 @@ from numpyro.distributions import constraints
 
 from numpyro_dsn import DSN, PenaltyMethod
 from numpyro_dsn.constraints import Moments
-from numpyro_dsn.guides import AutoRealNVP, truncated, unconstrained_posterior
+from numpyro_dsn.guides import AutoRealNVP, rejection, unconstrained_posterior
 from numpyro_dsn.guides.flow import FlowDistribution, is_interval
+from numpyro_dsn.guides.network import network
+from numpyro_dsn.guides.rejection import HALF_WIDTH, RejectionFlow
 from numpyro_dsn.guides.transforms import ElementwiseAffine
-from numpyro_dsn.guides.truncated import HALF_WIDTH, TruncatedFlow
 
 NUM_DRAWS = 50_000
 
 pytestmark = pytest.mark.usefixtures("numpyro_ranks")
 
 
-def mixture(dim, bounded=None, shift=0.0):
-    """Three components, a good part of them inside of the box, behind an affine layer."""
+def mixture(dim, bounded=None, shift=0.0, has_holes=True):
+    """Three components, about half of their draws in the box, and a network that cuts holes."""
     rng = np.random.default_rng(dim)
     width = 1.2 / dim**0.3
     loc = jnp.asarray(rng.normal(0, width, (3, dim)), jnp.float32)
@@ -34,11 +35,28 @@ def mixture(dim, bounded=None, shift=0.0):
         dist.Categorical(logits=logits), dist.Normal(loc, scale).to_event(1)
     )
     layer = ElementwiseAffine(jnp.full(dim, 0.3 + shift), jnp.full(dim, 1.1))
-    return TruncatedFlow(FlowDistribution(base, [layer]), bounded or (True,) * dim)
+    flow = FlowDistribution(base, [layer])
+    return RejectionFlow(flow, holes(rng, dim) if has_holes else [], bounded or (True,) * dim)
 
 
-def test_the_density_is_that_of_the_draws(rng_key):
-    density = mixture(1)
+def holes(rng, dim):
+    """A network that rejects about half of a normal distribution's draws, in patches."""
+    # A hidden layer has a value and a gate for each of its sixteen units.
+    layers = [
+        [rng.normal(0, 2 / np.sqrt(num_in), (num_in, num_out)), rng.normal(0, 1, num_out)]
+        for num_in, num_out in ((dim, 32), (16, 32), (16, 1))
+    ]
+    logits = np.asarray(network(layers, jnp.asarray(rng.normal(size=(1000, dim)))))[:, 0]
+    steepness = 6 / logits.std()
+    weight, constant = layers[-1]
+    shift = -rejection.START - steepness * (np.median(logits) - constant)
+    layers[-1] = [steepness * weight, shift]
+    return [tuple(jnp.asarray(leaf, jnp.float32) for leaf in pair) for pair in layers]
+
+
+@pytest.mark.parametrize("has_holes", [False, True], ids=["box", "box and holes"])
+def test_the_density_is_that_of_the_draws(has_holes, rng_key):
+    density = mixture(1, has_holes=has_holes)
     draws = np.asarray(jax.jit(lambda key: density.sample(key, (NUM_DRAWS,)))(rng_key))
     assert draws.shape == (NUM_DRAWS, 1)
     edges = np.linspace(-8, 8, 65)
@@ -50,31 +68,32 @@ def test_the_density_is_that_of_the_draws(rng_key):
     error = np.sqrt(NUM_DRAWS * shares) + 1
     assert np.all(np.abs(counts - NUM_DRAWS * shares) < 4.5 * error)
     # The test can fail: the flow before it was cut off has other shares.
-    whole = shares * float(density.share_inside())
+    whole = shares * float(density.accepted_share())
     assert np.sum(np.abs(counts - NUM_DRAWS * whole) > 4.5 * error) > 5
 
 
 def test_unbounded_coordinates_are_not_cut_off(rng_key):
-    density = mixture(2, (False, True))
+    density = mixture(2, (False, True), has_holes=False)
     draws = np.asarray(jax.jit(lambda key: density.sample(key, (NUM_DRAWS,)))(rng_key))
     assert np.abs(draws[:, 0]).max() > HALF_WIDTH
     every = density.flow.sample(rng_key, (NUM_DRAWS,))
     kept = every[jnp.abs(every[:, 1]) < HALF_WIDTH]
-    x, _ = truncated.to_box(draws, density.bounded)
+    x, _ = rejection.to_box(draws, density.bounded)
     for mine, other in ((x.mean(0), kept.mean(0)), ((x**2).mean(0), (kept**2).mean(0))):
         assert_allclose(mine, other, atol=0.06)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 4, 10])
-def test_the_share_inside_is_that_of_many_draws(dim, rng_key):
+def test_the_accepted_share_is_that_of_many_draws(dim, rng_key):
     density = mixture(dim)
-    inside = truncated.is_inside(density.flow.sample(rng_key, (400_000,)), density.bounded)
-    exact = float(inside.mean())
-    assert 0.2 < exact < 0.95
+    noise = density.flow.base_dist.sample(rng_key, (400_000,))
+    inside = rejection.is_inside(density.flow.transforms[0](noise), density.bounded)
+    exact = float((inside * jnp.exp(density._log_chance(noise))).mean())
+    assert 0.1 < exact < 0.9
     spread = np.sqrt(exact * (1 - exact))
     # Independent points would be as far off as this; the lattice is closer.
-    independent = spread / np.sqrt(truncated.NUM_POINTS)
-    assert abs(float(density.share_inside()) - exact) < 2 * independent + 4 * spread / 632
+    independent = spread / np.sqrt(rejection.NUM_POINTS)
+    assert abs(float(density.accepted_share()) - exact) < 2 * independent + 4 * spread / 632
 
 
 def test_the_gradient_of_the_estimate_is_that_of_the_density(rng_key):
@@ -86,7 +105,7 @@ def test_the_gradient_of_the_estimate_is_that_of_the_density(rng_key):
             dist.Normal(jnp.zeros((1, 1)), jnp.ones((1, 1))).to_event(1),
         )
         layer = ElementwiseAffine(loc[None], jnp.array([0.8]))
-        return TruncatedFlow(FlowDistribution(base, [layer]), (True,))
+        return RejectionFlow(FlowDistribution(base, [layer]), [], (True,))
 
     def exact_share(loc):
         above, below = (HALF_WIDTH - loc) / 0.8, (-HALF_WIDTH - loc) / 0.8
@@ -95,7 +114,7 @@ def test_the_gradient_of_the_estimate_is_that_of_the_density(rng_key):
     u, loc = jnp.array([[0.4], [-2.0]]), jnp.array(1.2)
 
     def exact(loc):
-        x, log_det = truncated.to_box(u, (True,))
+        x, log_det = rejection.to_box(u, (True,))
         return norm.logpdf(x[:, 0], loc, 0.8) + log_det - jnp.log(exact_share(loc))
 
     assert_allclose(jax.jit(density(loc).log_prob)(u), exact(loc), atol=0.002)
@@ -111,7 +130,7 @@ def test_the_gradient_of_the_estimate_is_that_of_the_density(rng_key):
         # A ratio of two means of 512 points is off by about one in 512.
         assert np.all(np.abs(found.mean(0) - wanted) < 4 * error + 0.01)
     # The test can fail: the share matters.
-    alone = jax.jacfwd(lambda loc: norm.logpdf(truncated.to_box(u, (True,))[0][:, 0], loc, 0.8))
+    alone = jax.jacfwd(lambda loc: norm.logpdf(rejection.to_box(u, (True,))[0][:, 0], loc, 0.8))
     assert np.all(np.abs(alone(loc) - jax.jacfwd(exact)(loc)) > 0.1)
 
 
@@ -139,7 +158,7 @@ def test_a_flow_that_left_the_box_has_finite_gradients(rng_key):
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 10])
 def test_the_lattice_fills_the_cube_evenly(dim):
-    points = truncated._lattice(512, dim)
+    points = rejection._lattice(512, dim)
     assert points.shape == (512, dim)
     for coordinate in points.T:
         gaps = np.diff(np.sort(coordinate))
@@ -154,22 +173,22 @@ def test_the_lattice_fills_the_cube_evenly(dim):
 def test_coordinates_of_the_box_have_an_inverse_and_its_volume():
     bounded = (True, False, True)
     u = jnp.array([[0.0, -3.0, 2.0], [9.0, 40.0, -12.0]])
-    x, log_det = truncated.to_box(u, bounded)
-    assert_allclose(truncated.from_box(x, bounded)[0], u[0], rtol=1e-5)
-    assert_allclose(truncated.from_box(x, bounded)[1], u[1], rtol=0.02)  # rounding near a face
-    jacobian = jax.vmap(jax.jacfwd(lambda u: truncated.to_box(u, bounded)[0]))(u)
+    x, log_det = rejection.to_box(u, bounded)
+    assert_allclose(rejection.from_box(x, bounded)[0], u[0], rtol=1e-5)
+    assert_allclose(rejection.from_box(x, bounded)[1], u[1], rtol=0.02)  # rounding near a face
+    jacobian = jax.vmap(jax.jacfwd(lambda u: rejection.to_box(u, bounded)[0]))(u)
     assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], atol=0.02)
-    faces = truncated.from_box(jnp.array([HALF_WIDTH, 5.0, -HALF_WIDTH]), bounded)
+    faces = rejection.from_box(jnp.array([HALF_WIDTH, 5.0, -HALF_WIDTH]), bounded)
     assert np.isfinite(faces).all()
 
 
 def test_space_is_pressed_into_the_box():
     bounded = (True, False)
     x = jnp.array([[0.0, 5.0], [1.5, 0.0], [-1.7, 0.0], [1.76, 0.0]])
-    u, log_det = truncated.press_inside(x, bounded)
-    jacobian = jax.vmap(jax.jacfwd(lambda x: truncated.press_inside(x, bounded)[0]))(x)
+    u, log_det = rejection.press_inside(x, bounded)
+    jacobian = jax.vmap(jax.jacfwd(lambda x: rejection.press_inside(x, bounded)[0]))(x)
     assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], rtol=1e-3, atol=1e-3)
-    pressed, _ = truncated.to_box(u, bounded)
+    pressed, _ = rejection.to_box(u, bounded)
     assert_allclose(pressed[:2], x[:2], atol=1e-4)
     assert_allclose(pressed[2], x[2], atol=0.01)
     assert pressed[3, 0] < HALF_WIDTH
@@ -203,7 +222,7 @@ def test_the_guide_starts_at_the_prior_and_half_or_more_are_kept(num_components,
     trace = handlers.trace(handlers.seed(guide, rng_key)).get_trace()
     values = {name: site["value"] for name, site in trace.items() if site["type"] == "param"}
     posterior = unconstrained_posterior(guide, values)
-    assert float(posterior.share_inside()) > 0.4
+    assert float(posterior.accepted_share()) > 0.4
     draws = guide.sample_posterior(rng_key, values, sample_shape=(20_000,))
     assert np.all(np.abs(draws["z"] - np.array([0.0, 2.0, 0.5])) < np.array([1.0, 3.0, 1.5]))
     assert np.all((draws["b"] > 0) & (draws["b"] < 1))
@@ -214,6 +233,27 @@ def test_the_guide_starts_at_the_prior_and_half_or_more_are_kept(num_components,
         assert_allclose(draws["a"].std(), 0.5, atol=0.02)
 
 
+def test_nearly_all_are_accepted_at_the_start():
+    density = mixture(2, (False, False))
+    silent = jax.tree.map(jnp.zeros_like, density.acceptance)
+    density = RejectionFlow(density.flow, silent, density.bounded)
+    x = jnp.asarray([[0.3, -1.0], [5.0, 2.0]])
+    assert_allclose(density.accepted_share(), jax.nn.sigmoid(rejection.START), rtol=1e-5)
+    assert_allclose(density.log_prob(x), density.flow.log_prob(x), rtol=1e-5)
+
+
+def test_gradients_reach_all_parameters(rng_key):
+    density = mixture(2)
+    u = density.sample(rng_key, (50,))
+
+    def loss(density):
+        return density.estimate(rng_key, u).log_prob.sum()
+
+    leaves = jax.tree.leaves(jax.jit(jax.grad(loss))(density))
+    assert len(leaves) == 3 + 2 + 6
+    assert all(np.isfinite(leaf).all() and np.any(leaf != 0) for leaf in leaves)
+
+
 def test_without_an_interval_nothing_is_cut_off(rng_key):
     guide = AutoRealNVP(lambda: numpyro.sample("a", dist.Normal(2.0, 0.5)), truncated=True)
     trace = handlers.trace(handlers.seed(guide, rng_key)).get_trace()
@@ -221,10 +261,11 @@ def test_without_an_interval_nothing_is_cut_off(rng_key):
     assert isinstance(unconstrained_posterior(guide, values), FlowDistribution)
 
 
-def test_draws_have_no_gradient(rng_key):
-    guide = AutoRealNVP(model, truncated=True)
+@pytest.mark.parametrize("how", [{"truncated": True}, {"acceptance_dims": (4,)}])
+def test_draws_have_no_gradient(how, rng_key):
+    guide = AutoRealNVP(model, **how)
     fit = DSN(model, {"b": Moments(0.5)}, guide, multipliers=PenaltyMethod(1.0))
-    with pytest.raises(ValueError, match="`truncated=False`"):
+    with pytest.raises(ValueError, match=r"`acceptance_dims=\(\)` and `truncated=False`"):
         fit.run(rng_key, num_epochs=1)
 
 
@@ -234,3 +275,9 @@ def test_there_is_no_transform_from_the_base_to_the_latents(rng_key):
     values = {name: site["value"] for name, site in trace.items() if site["type"] == "param"}
     with pytest.raises(ValueError, match=r"neutra=True"):
         guide.get_transform(values)
+
+
+@pytest.mark.parametrize("widths", [(0,), (4, -1), (2.5,)])
+def test_widths_are_checked(widths):
+    with pytest.raises(ValueError, match="`acceptance_dims` must be integers of at least 1"):
+        AutoRealNVP(model, acceptance_dims=widths)

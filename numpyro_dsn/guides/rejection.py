@@ -1,6 +1,7 @@
-"""A flow that reaches beyond a box, and is cut off at its faces."""
+"""A flow that is cut off at the faces of a box, and that a network cuts holes into."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,38 +12,45 @@ from jax import Array
 from jax.scipy.special import ndtri
 from numpyro.distributions import constraints
 
+from numpyro_dsn.guides.distribution import FlowDistribution
+from numpyro_dsn.guides.network import network
+
 HALF_WIDTH = 3.0**0.5
 """Half the width of the box: a uniform distribution on it has variance one."""
 
 NUM_POINTS = 16_384
-"""Points of all components together on which the share inside is found."""
+"""Points of all components together on which the share accepted is found."""
 
 NUM_NOISY = 512
 """Points for its estimate in a step of an optimizer."""
 
 MAX_TRIES = 1000
-"""Draws of the flow until one is inside; where even the last is not, it is moved to a face."""
+"""Draws of the flow until one is accepted; where even the last is not, it is moved to a face."""
+
+START = 3.0
+"""Logit of the share that the network accepts at the start: nearly all."""
 
 SHARPNESS = 100.0
 """Where all of space is pressed into the box, a layer of 1 % at its faces holds what is outside."""
 
 
 class Estimate(NamedTuple):
-    """A noisy log density, shape ``(num_draws,)``, and the share inside, shape ``()``."""
+    """A noisy log density, shape ``(num_draws,)``, and the share accepted, shape ``()``."""
 
     log_prob: Array
     share: Array
 
 
-class TruncatedFlow(dist.Distribution):
-    r"""Draws of a flow that fall into a box, in unconstrained coordinates of the box.
+class RejectionFlow(dist.Distribution):
+    r"""Draws of a flow that a network accepts and that are in a box, in unconstrained coordinates.
 
-    .. math:: q(u) = \frac{f(x)}{Z} \left| \frac{dx}{du} \right|, \qquad
-              x = c \tanh \frac{u}{2}, \quad Z = \int_{|x| < c} f(x) \, dx
+    .. math:: q(u) = \frac{f(x) \, a(x)}{Z} \left| \frac{dx}{du} \right|, \qquad
+              x = c \tanh \frac{u}{2}, \quad Z = \int_{|x| < c} f(x) \, a(x) \, dx
 
     for a coordinate u of an interval; the others are unbounded and have x = u. A density with an
-    edge where the box ends, or on a thin sheet that leaves the box, is smooth as f. A flow of u
-    must bend such a sheet to infinity instead.
+    edge where the box ends, or on a thin sheet that leaves the box, is smooth as f; a flow of u
+    must bend such a sheet to infinity instead. A flow maps space continuously, and so leaves a
+    trace of mass between separate modes and beyond sharp edges; the network rejects it.
 
     Z is found on a lattice of points of each component, and known to 0.2 % or so: entropies are
     known to 0.002 nats. Draws have no gradient, because which are kept depends on the parameters.
@@ -51,34 +59,49 @@ class TruncatedFlow(dist.Distribution):
     ----------
     flow
         f: layers behind a mixture of normal distributions.
+    acceptance
+        Weights and biases of the network of the logit of a, a function of the mixture's draws, of
+        shapes ``(num_in, num_out)`` and ``(num_out,)``; a is one if there are none.
     bounded
         For each coordinate, whether it is one of an interval.
+
+    References
+    ----------
+    Bauer and Mnih (2019), *Resampled priors for variational autoencoders*.
+    Stimper, Schölkopf and Hernández-Lobato (2022), *Resampling base distributions of normalizing
+    flows*.
     """
 
     support = constraints.real_vector
     has_rsample = False
-    pytree_data_fields = ("flow",)
+    pytree_data_fields = ("flow", "acceptance")
     pytree_aux_fields = ("bounded",)
 
-    def __init__(self, flow: dist.TransformedDistribution, bounded: tuple[bool, ...]) -> None:
+    def __init__(
+        self,
+        flow: FlowDistribution,
+        acceptance: Sequence[tuple[Array, Array]],
+        bounded: tuple[bool, ...],
+    ) -> None:
         self.flow = flow
+        self.acceptance = acceptance
         self.bounded = bounded
         super().__init__(event_shape=flow.event_shape)
 
-    def share_inside(self) -> Array:
+    def accepted_share(self) -> Array:
         """Return Z, shape ``()``."""
         return self._points(jax.random.key(0), NUM_POINTS)[1].sum()
 
     def log_prob(self, value: Array) -> Array:
         """Return the log density, of the shape of the leading axes of ``value``."""
         x, log_det = to_box(value, self.bounded)
-        share = jnp.maximum(self.share_inside(), 1 / NUM_POINTS)
-        return self.flow.log_prob(x) + log_det - jnp.log(share)
+        share = jnp.maximum(self.accepted_share(), 1 / NUM_POINTS)
+        return self._log_accepted(x) + log_det - jnp.log(share)
 
     def estimate(self, rng_key: Array, value: Array) -> Estimate:
         r"""Return a noisy estimate of the log density, whose gradient has little bias.
 
-        .. math:: \nabla \log Z = E_q[\nabla \log f(x)]
+        .. math:: \nabla \log Z = E_q[\nabla \log f(x) \, a(x)]
 
         Parameters
         ----------
@@ -89,7 +112,7 @@ class TruncatedFlow(dist.Distribution):
         """
         points, weights = jax.lax.stop_gradient(self._points(rng_key, NUM_NOISY))
         x, log_det = jax.vmap(lambda u: to_box(u, self.bounded))(value)
-        log_flow = jax.vmap(self.flow.log_prob)(jnp.concatenate([x, points]))
+        log_flow = jax.vmap(self._log_accepted)(jnp.concatenate([x, points]))
         share = jnp.maximum(weights.sum(), 1 / NUM_NOISY)
         score = weights @ log_flow[len(x) :] / share
         log_share = jnp.log(share) + score - jax.lax.stop_gradient(score)
@@ -98,24 +121,43 @@ class TruncatedFlow(dist.Distribution):
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Return draws, shape ``(*sample_shape, D)``."""
 
-        def outside(carry: tuple) -> Array:
-            _, x, count = carry
-            return ~is_inside(x, self.bounded) & (count < MAX_TRIES)
+        def rejected(carry: tuple) -> Array:
+            _, _, accepted, count = carry
+            return ~accepted & (count < MAX_TRIES)
 
         def propose(carry: tuple) -> tuple:
-            key, _, count = carry
-            key, draw_key = jax.random.split(key)
-            return key, self.flow.sample(draw_key), count + 1
+            key, _, _, count = carry
+            key, draw_key, accept_key = jax.random.split(key, 3)
+            noise = self.flow.base_dist.sample(draw_key)
+            x = self._through_layers(noise)
+            accepted = jnp.log(jax.random.uniform(accept_key)) < self._log_chance(noise)
+            return key, x, accepted & is_inside(x, self.bounded), count + 1
 
         def one(key: Array) -> Array:
-            x = jax.lax.while_loop(outside, propose, propose((key, None, 0)))[1]
+            x = jax.lax.while_loop(rejected, propose, propose((key, None, None, 0)))[1]
             return from_box(x, self.bounded)
 
         draws = jax.vmap(one)(jax.random.split(key, math.prod(sample_shape)))
         return draws.reshape(*sample_shape, *self.event_shape)
 
+    def _log_chance(self, noise: Array) -> Array:
+        """Return the log probability that the network accepts, of the shape of leading axes."""
+        if not self.acceptance:
+            return jnp.zeros(noise.shape[:-1])
+        return jax.nn.log_sigmoid(START + network(self.acceptance, noise)[..., 0])
+
+    def _log_accepted(self, x: Array) -> Array:
+        """Return log f(x) a(x), of the shape of the leading axes of ``x``."""
+        noise, log_det = self.flow.invert(x)
+        return self.flow.base_dist.log_prob(noise) - log_det + self._log_chance(noise)
+
+    def _through_layers(self, noise: Array) -> Array:
+        for layer in self.flow.transforms:
+            noise = layer(noise)
+        return noise
+
     def _points(self, rng_key: Array, num_points: int) -> tuple[Array, Array]:
-        """Return evenly spread points of the flow, and weights that sum to the share inside."""
+        """Return evenly spread points of the flow, and weights that sum to the share accepted."""
         mixture = self.flow.base_dist
         normal, shares = mixture.component_distribution.base_dist, mixture.mixing_distribution.probs
         num_components, dim = normal.loc.shape
@@ -124,10 +166,11 @@ class TruncatedFlow(dist.Distribution):
         uniform = (jnp.asarray(_lattice(num_each, dim), shift.dtype)[None] + shift) % 1.0
         noise = ndtri(jnp.clip(uniform, 1e-6, 1 - 1e-6))
         points = (normal.loc[:, None] + normal.scale[:, None] * noise).reshape(-1, dim)
-        for layer in self.flow.transforms:
-            points = jax.vmap(layer)(points)
-        inside = jax.vmap(lambda x: is_inside(x, self.bounded))(points)
-        return points, jnp.where(inside, jnp.repeat(shares / num_each, num_each), 0.0)
+        x = jax.vmap(self._through_layers)(points)
+        weights = jnp.repeat(shares / num_each, num_each)
+        weights *= jnp.exp(jax.vmap(self._log_chance)(points))
+        inside = jax.vmap(lambda x: is_inside(x, self.bounded))(x)
+        return x, jnp.where(inside, weights, 0.0)
 
 
 def is_inside(x: Array, bounded: tuple[bool, ...]) -> Array:
