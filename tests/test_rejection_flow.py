@@ -13,7 +13,7 @@ from numpyro.distributions import constraints
 
 from numpyro_dsn import DSN, PenaltyMethod
 from numpyro_dsn.constraints import Moments
-from numpyro_dsn.guides import AutoRealNVP, rejection, unconstrained_posterior
+from numpyro_dsn.guides import AutoRealNVP, constrain, rejection, unconstrained_posterior
 from numpyro_dsn.guides.flow import FlowDistribution, is_interval
 from numpyro_dsn.guides.network import network
 from numpyro_dsn.guides.rejection import HALF_WIDTH, RejectionFlow
@@ -221,6 +221,8 @@ def test_the_guide_starts_at_the_prior_and_half_or_more_are_kept(num_components,
     guide = AutoRealNVP(model, num_components=num_components, truncated=True)
     trace = handlers.trace(handlers.seed(guide, rng_key)).get_trace()
     values = {name: site["value"] for name, site in trace.items() if site["type"] == "param"}
+    assert guide.bounded == (True, True, True, False, True)
+    assert constrain(guide, jnp.arange(5.0))[0]["a"] == 3.0  # the one that is unbounded
     posterior = unconstrained_posterior(guide, values)
     assert float(posterior.accepted_share()) > 0.4
     draws = guide.sample_posterior(rng_key, values, sample_shape=(20_000,))
