@@ -244,6 +244,14 @@ def test_nearly_all_are_accepted_at_the_start():
     assert_allclose(density.log_prob(x), density.flow.log_prob(x), rtol=1e-5)
 
 
+def test_the_exact_share_refuses_a_wrong_gradient():
+    """The density has one with respect to draws; that of its parameters would lack a part."""
+    density, u = mixture(2), jnp.array([0.3, -0.2])
+    assert np.isfinite(jax.grad(density.log_prob)(u)).all()
+    with pytest.raises(ValueError, match="estimate"):
+        jax.grad(lambda density: density.log_prob(u))(density)
+
+
 def test_gradients_reach_all_parameters(rng_key):
     density = mixture(2)
     u = density.sample(rng_key, (50,))

@@ -18,8 +18,9 @@ from numpyro_dsn.guides.network import network
 HALF_WIDTH = 3.0**0.5
 """Half the width of the box: a uniform distribution on it has variance one."""
 
-NUM_POINTS = 16_384
-"""Points of all components together on which the share accepted is found."""
+NUM_POINTS, NUM_VALUES = 16_384, 4_000_000
+"""Points of all components together on which the share accepted is found; fewer of so many
+coordinates that they would have more values than the second number."""
 
 NUM_NOISY = 512
 """Points for its estimate in a step of an optimizer."""
@@ -89,8 +90,9 @@ class RejectionFlow(dist.Distribution):
         super().__init__(event_shape=flow.event_shape)
 
     def accepted_share(self) -> Array:
-        """Return Z, shape ``()``."""
-        return self._points(jax.random.key(0), NUM_POINTS)[1].sum()
+        """Return Z, shape ``()``; it has no gradient, which :meth:`estimate` has."""
+        num_points = min(NUM_POINTS, NUM_VALUES // self.event_shape[0])
+        return _without_gradient(self._points(jax.random.key(0), num_points)[1].sum())
 
     def log_prob(self, value: Array) -> Array:
         """Return the log density, of the shape of the leading axes of ``value``."""
@@ -171,6 +173,22 @@ class RejectionFlow(dist.Distribution):
         weights *= jnp.exp(jax.vmap(self._log_chance)(points))
         inside = jax.vmap(lambda x: is_inside(x, self.bounded))(x)
         return x, jnp.where(inside, weights, 0.0)
+
+
+@jax.custom_vjp
+def _without_gradient(share: Array) -> Array:
+    """Pass a share on: whether a point is inside has no derivative, so that of Z would be wrong."""
+    return share
+
+
+def _refuse(_: None, gradient: Array) -> tuple[Array]:
+    raise ValueError(
+        "The density of a flow that rejects draws has no gradient with respect to its parameters; "
+        "use `RejectionFlow.estimate`, whose has."
+    )
+
+
+_without_gradient.defvjp(lambda share: (share, None), _refuse)
 
 
 def is_inside(x: Array, bounded: tuple[bool, ...]) -> Array:
