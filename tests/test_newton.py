@@ -25,6 +25,21 @@ from numpyro_dsn.weighted_loss import attend
 SMALL = DualNewton(num_first=500, num_draws=200, num_flows=2, min_ess=50.0)
 
 
+def small_dsn(model, statements, num_steps=20):
+    guide = AutoRealNVP(model, num_layers=2, hidden_dims=(8,), num_components=2)
+    return DSN(model, statements, guide, multipliers=SMALL, num_particles=50, num_steps=num_steps)
+
+
+def plane():
+    numpyro.sample("z", box(-1.0, 1.0, 2))
+
+
+@pytest.fixture(scope="module")
+def small():
+    """One program for several tests: compiling takes longer than its epochs."""
+    return small_dsn(plane, lambda sites: behavior("f", sites["z"][0], Moments(0.5)))
+
+
 def require_exact(result, problem):
     """Entropy within 0.02 nats and natural parameters within 3 % of the largest."""
     scale = np.asarray(result.measured.scale)
@@ -117,12 +132,12 @@ def test_correction_leaves_half_of_the_effective_draws(rng_key):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_steps_shrink_when_the_gap_hardly_falls():
-    dsn = small_dsn(plane, lambda sites: behavior("f", sites["z"][0], Moments(0.5)))
-    start = dsn.init(jax.random.key(0))
+def test_steps_shrink_when_the_gap_hardly_falls(small):
+    start = small.init(jax.random.key(0))
     for gap, expected in (np.inf, 1.0), (-np.inf, SHRINK):
-        dual = start.chains.dual._replace(reached=jnp.ones(1, bool), gap=jnp.full(1, gap))
-        dual = dsn.update(start._replace(chains=start.chains._replace(dual=dual))).chains.dual
+        dual = start.chains.dual
+        dual = dual._replace(reached=jnp.ones(1, bool), gap=jnp.full_like(dual.gap, gap))
+        dual = small.update(start._replace(chains=start.chains._replace(dual=dual))).chains.dual
         assert dual.reached[0]
         assert np.isclose(dual.step_scale[0], expected)
 
@@ -222,22 +237,13 @@ def test_noise_is_not_tilted():
     assert abs(result.certificate.natural_parameters["var[f]"] + 1.5) < 0.05 * 1.5
 
 
-def small_dsn(model, statements, num_steps=20):
-    guide = AutoRealNVP(model, num_layers=2, hidden_dims=(8,), num_components=2)
-    return DSN(model, statements, guide, multipliers=SMALL, num_particles=50, num_steps=num_steps)
-
-
-def plane():
-    numpyro.sample("z", box(-1.0, 1.0, 2))
-
-
 @pytest.mark.filterwarnings("ignore:The fit has not converged")
-def test_a_fit_ends_when_its_steps_have_shrunk():
-    dsn = small_dsn(plane, lambda sites: behavior("f", sites["z"][0] ** 2, Moments(0.02)))
-    state = dsn.init(jax.random.key(0))
-    dual = state.chains.dual._replace(step_scale=jnp.full(1, SMALLEST))
+def test_a_fit_ends_when_its_steps_have_shrunk(small):
+    state = small.init(jax.random.key(0))
+    dual = state.chains.dual
+    dual = dual._replace(step_scale=jnp.full_like(dual.step_scale, SMALLEST))
     state = state._replace(chains=state.chains._replace(dual=dual))
-    result = dsn.run(None, num_epochs=3, init_state=state, progress_bar=False)
+    result = small.run(None, num_epochs=3, init_state=state, progress_bar=False)
     assert len(result.history.epochs.entropy) == 2
     assert result.status is Status.NOT_CONVERGED
 
@@ -267,19 +273,18 @@ def test_draws_of_an_epoch(model, expected):
 
 
 @pytest.mark.filterwarnings("ignore:The fit has not converged")
-def test_continuing_is_the_same_as_going_on(tmp_path):
-    dsn = small_dsn(plane, lambda sites: behavior("f", sites["z"][0] ** 2, Moments(0.02)))
+def test_continuing_is_the_same_as_going_on(small, tmp_path):
     quiet = {"progress_bar": False}
-    once = dsn.run(jax.random.key(0), num_epochs=3, **quiet)
-    first = dsn.run(jax.random.key(0), num_epochs=1, **quiet)
+    once = small.run(jax.random.key(0), num_epochs=3, **quiet)
+    first = small.run(jax.random.key(0), num_epochs=1, **quiet)
     first.save(tmp_path / "fit.npz")
-    loaded = dsn.load(tmp_path / "fit.npz")
-    again = dsn.run(jax.random.key(1), num_epochs=2, init_state=loaded.state, **quiet)
+    loaded = small.load(tmp_path / "fit.npz")
+    again = small.run(jax.random.key(1), num_epochs=2, init_state=loaded.state, **quiet)
     assert len(once.history.epochs.entropy) == len(again.history.epochs.entropy) == 4
     for one, other in zip(jax.tree.leaves(once.params), jax.tree.leaves(again.params), strict=True):
         assert np.array_equal(one, other)
     assert once.multipliers == again.multipliers
-    assert dsn._epoch._cache_size() == 1
+    assert small._epoch._cache_size() == 1
 
 
 @pytest.mark.filterwarnings("ignore:The fit has not converged")

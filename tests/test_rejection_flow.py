@@ -21,7 +21,7 @@ from numpyro_dsn.guides.transforms import ElementwiseAffine
 
 NUM_DRAWS = 50_000
 
-pytestmark = pytest.mark.usefixtures("numpyro_ranks")
+pytestmark = pytest.mark.usefixtures("numpyro_ranks", "quick_compilation")
 
 
 def mixture(dim, bounded=None, shift=0.0, has_holes=True):
@@ -225,14 +225,14 @@ def test_the_guide_starts_at_the_prior_and_half_or_more_are_kept(num_components,
     assert constrain(guide, jnp.arange(5.0))[0]["a"] == 3.0  # the one that is unbounded
     posterior = unconstrained_posterior(guide, values)
     assert float(posterior.accepted_share()) > 0.4
-    draws = guide.sample_posterior(rng_key, values, sample_shape=(20_000,))
+    draws = guide.sample_posterior(rng_key, values, sample_shape=(5000,))
     assert np.all(np.abs(draws["z"] - np.array([0.0, 2.0, 0.5])) < np.array([1.0, 3.0, 1.5]))
     assert np.all((draws["b"] > 0) & (draws["b"] < 1))
     assert_allclose(draws["a"].mean(), 2.0, atol=0.3)
     assert draws["a"].max() > 3.0
     if num_components == 1:  # the means of several components are at random
         assert_allclose(draws["b"].mean(), 0.4, atol=0.03)
-        assert_allclose(draws["a"].std(), 0.5, atol=0.02)
+        assert_allclose(draws["a"].std(), 0.5, atol=0.03)
 
 
 def test_nearly_all_are_accepted_at_the_start():
