@@ -31,8 +31,8 @@ class Flow(NamedTuple):
     log_prob
         Function of parameters and draws that returns log densities in unconstrained space.
     estimate
-        Function of a key, parameters and draws that returns noisy log densities of a truncated
-        flow, and the share that it keeps; exact ones of all others, and one.
+        Function of a key, parameters and draws that returns noisy log densities of a flow that
+        rejects draws, and the share that it keeps; exact ones of all others, and one.
     propose
         Function of a key, parameters and a number that returns draws in the coordinates of the
         flow, before any are rejected.

@@ -24,8 +24,8 @@ MAX_DISTANCE, NUM_STRAY = 8.0, 100
 back; draws to look for them in a step."""
 
 PRICE = 0.05
-"""Cost, in nats, of each draw that a truncated flow needs for one inside: of several ways to leave
-the box it takes one that does not waste them."""
+"""Cost, in nats, of each draw that a flow needs for one that it keeps: of several ways to reject
+draws it takes one that does not waste them."""
 
 
 def weighted_loss(

@@ -79,8 +79,10 @@ def test_unbounded_coordinates_are_not_cut_off(rng_key):
     every = density.flow.sample(rng_key, (NUM_DRAWS,))
     kept = every[jnp.abs(every[:, 1]) < HALF_WIDTH]
     x, _ = rejection.to_box(draws, density.bounded)
-    for mine, other in ((x.mean(0), kept.mean(0)), ((x**2).mean(0), (kept**2).mean(0))):
-        assert_allclose(mine, other, atol=0.06)
+    for power in (1, 2):
+        mine, other = np.asarray(x**power), np.asarray(kept**power)
+        error = np.sqrt(mine.var(0) / len(mine) + other.var(0) / len(other))
+        assert np.all(np.abs(mine.mean(0) - other.mean(0)) < 4.5 * error)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 4, 10])
@@ -216,11 +218,15 @@ def model():
     numpyro.sample("b", dist.Beta(2.0, 3.0))
 
 
+def start_of(guide, rng_key):
+    trace = handlers.trace(handlers.seed(guide, rng_key)).get_trace()
+    return {name: site["value"] for name, site in trace.items() if site["type"] == "param"}
+
+
 @pytest.mark.parametrize("num_components", [1, 8])
 def test_the_guide_starts_at_the_prior_and_half_or_more_are_kept(num_components, rng_key):
     guide = AutoRealNVP(model, num_components=num_components, truncated=True)
-    trace = handlers.trace(handlers.seed(guide, rng_key)).get_trace()
-    values = {name: site["value"] for name, site in trace.items() if site["type"] == "param"}
+    values = start_of(guide, rng_key)
     assert guide.bounded == (True, True, True, False, True)
     assert constrain(guide, jnp.arange(5.0))[0]["a"] == 3.0  # the one that is unbounded
     posterior = unconstrained_posterior(guide, values)
@@ -231,8 +237,11 @@ def test_the_guide_starts_at_the_prior_and_half_or_more_are_kept(num_components,
     assert_allclose(draws["a"].mean(), 2.0, atol=0.3)
     assert draws["a"].max() > 3.0
     if num_components == 1:  # the means of several components are at random
+        error = 0.5 / np.sqrt(5000)
+        assert_allclose(draws["a"].mean(), 2.0, atol=4.5 * error)
+        assert_allclose(draws["a"].std(), 0.5, atol=4.5 * error / np.sqrt(2))
+        # The box cuts off the tails of what was matched to the prior, on one side more.
         assert_allclose(draws["b"].mean(), 0.4, atol=0.03)
-        assert_allclose(draws["a"].std(), 0.5, atol=0.03)
 
 
 def test_nearly_all_are_accepted_at_the_start():
@@ -266,8 +275,7 @@ def test_gradients_reach_all_parameters(rng_key):
 
 def test_without_an_interval_nothing_is_cut_off(rng_key):
     guide = AutoRealNVP(lambda: numpyro.sample("a", dist.Normal(2.0, 0.5)), truncated=True)
-    trace = handlers.trace(handlers.seed(guide, rng_key)).get_trace()
-    values = {name: site["value"] for name, site in trace.items() if site["type"] == "param"}
+    values = start_of(guide, rng_key)
     assert isinstance(unconstrained_posterior(guide, values), FlowDistribution)
 
 
@@ -281,8 +289,7 @@ def test_draws_have_no_gradient(how, rng_key):
 
 def test_there_is_no_transform_from_the_base_to_the_latents(rng_key):
     guide = AutoRealNVP(model, truncated=True)
-    trace = handlers.trace(handlers.seed(guide, rng_key)).get_trace()
-    values = {name: site["value"] for name, site in trace.items() if site["type"] == "param"}
+    values = start_of(guide, rng_key)
     with pytest.raises(ValueError, match=r"neutra=True"):
         guide.get_transform(values)
 

@@ -147,9 +147,10 @@ def _flow_space(source: Problem | DSNResult) -> tuple[int, ToLatents]:
     """Return the map from normal noise through a fitted flow to the latents."""
     fit, params = _require_fit(source).fit, _held_params(_require_fit(source))
     posterior = unconstrained_posterior(fit.guide, params)
-    bounded = posterior.bounded if isinstance(posterior, RejectionFlow) else None
+    bounded = (False,) * fit.guide.latent_dim
     if isinstance(posterior, RejectionFlow):
         base, transform = posterior.flow.base_dist, ComposeTransform(posterior.flow.transforms)
+        bounded = posterior.bounded
     else:
         try:
             transform = fit.guide.get_transform(params)
@@ -164,13 +165,11 @@ def _flow_space(source: Problem | DSNResult) -> tuple[int, ToLatents]:
 
     def to_latents(noise: Array) -> tuple[dict[str, Array], Array]:
         position, log_det = normal_to_mixture(base, noise) if is_mixture else (noise, jnp.zeros(()))
-        flat = transform(position)
-        log_det += jnp.sum(transform.log_abs_det_jacobian(position, flat))
-        if bounded is not None:
-            flat, log_det_inside = press_inside(flat, bounded)
-            log_det += log_det_inside
+        x = transform(position)
+        log_det_flow = jnp.sum(transform.log_abs_det_jacobian(position, x))
+        flat, log_det_box = press_inside(x, bounded)
         latents, log_det_support = constrain(fit.guide, flat)
-        return latents, log_det + log_det_support
+        return latents, log_det + log_det_flow + log_det_box + log_det_support
 
     return fit.guide.latent_dim, to_latents
 

@@ -103,7 +103,7 @@ class RejectionFlow(dist.Distribution):
     def estimate(self, rng_key: Array, value: Array) -> Estimate:
         r"""Return a noisy estimate of the log density, whose gradient has little bias.
 
-        .. math:: \nabla \log Z = E_q[\nabla \log f(x) \, a(x)]
+        .. math:: \nabla \log Z = E_q[\nabla \log (f(x) \, a(x))]
 
         Parameters
         ----------
