@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from numpyro_dsn.dual import dual_value, exponent, solve_dual, tilt
-from numpyro_dsn.feasibility import describe, separating_direction
+from numpyro_dsn.feasibility import approaches, describe, separating_direction
 from numpyro_dsn.flow import Flow
 from numpyro_dsn.history import Epoch
 from numpyro_dsn.multipliers import NewtonState
@@ -83,6 +83,8 @@ class Evidence(NamedTuple):
         The pool's unit of T, shape ``(num_constraints,)``.
     from_prior
         Whether component 0 is the prior.
+    newest
+        Number of the last component of a fit that simulates in every epoch.
     """
 
     pool: Pool
@@ -93,6 +95,7 @@ class Evidence(NamedTuple):
     upper: Array
     scale: Array
     from_prior: bool
+    newest: Array | None = None
 
 
 def certify(evidence: Evidence, labels: list[str], measured: Epoch, pareto_k: float) -> Certificate:
@@ -117,12 +120,17 @@ def certify(evidence: Evidence, labels: list[str], measured: Epoch, pareto_k: fl
         verdict="",
         **numbers,
     )
-    unmet = infeasible(evidence.pool, evidence.lower, evidence.upper, labels)
+    bounds = evidence.lower, evidence.upper
+    unmet = infeasible(evidence.pool, *bounds, labels, evidence.newest)
     return certificate._replace(verdict=_verdict(certificate, measured, unmet))
 
 
-def infeasible(pool: Pool, lower: Array, upper: Array, labels: list[str]) -> str | None:
+def infeasible(
+    pool: Pool, lower: Array, upper: Array, labels: list[str], newest: Array | None
+) -> str | None:
     """Return what no distribution over the simulated circuits can meet; ``None`` if all can.
+
+    A fit that still comes closer with every epoch has not yet simulated the circuits that can.
 
     Parameters
     ----------
@@ -132,12 +140,21 @@ def infeasible(pool: Pool, lower: Array, upper: Array, labels: list[str]) -> str
         Bounds on E[T] in the pool's units, each of shape ``(num_constraints,)``.
     labels
         One label for each constraint.
+    newest
+        Number of the last component of such a fit.
     """
-    statistics = np.asarray(pool.statistics)[np.asarray(pool.finite)]
+    finite = np.asarray(pool.finite)
+    statistics = np.asarray(pool.statistics)[finite]
     if not len(statistics):
         return None
-    direction = separating_direction(statistics, np.asarray(lower), np.asarray(upper))
-    return None if direction is None else describe(direction, labels)
+    bounds = np.asarray(lower), np.asarray(upper)
+    direction = separating_direction(statistics, *bounds)
+    if direction is None:
+        return None
+    last = np.asarray(pool.component)[finite] == (0 if newest is None else int(newest))
+    if newest is not None and approaches(statistics, last, direction, *bounds):
+        return None
+    return describe(direction, labels)
 
 
 def solve(evidence: Evidence, min_ess: float) -> Evidence:
@@ -174,8 +191,9 @@ def from_newton(
     pool, eta = dual.pool, dual.natural_parameters
     log_q = jax.jit(flow.log_prob)(params, pool.flat)
     scaled = (lower - dual.origin) / dual.scale, (upper - dual.origin) / dual.scale
-    fresh = unseen(pool, component_of(epoch, pool))
-    start = Evidence(pool, fresh, log_q, eta, *scaled, dual.scale, bool(dual.from_prior))
+    newest = component_of(epoch, pool)
+    fresh = unseen(pool, newest)
+    start = Evidence(pool, fresh, log_q, eta, *scaled, dual.scale, bool(dual.from_prior), newest)
     # The draws of the last epoch came after its multipliers.
     return solve(start, MIN_ESS)
 

@@ -26,6 +26,7 @@ from numpyro_dsn.newton import SMALLEST, newton_epoch, start_newton
 from numpyro_dsn.objective import Particles, draw_particles
 from numpyro_dsn.optim import as_numpyro_optim
 from numpyro_dsn.persistence import load_arrays
+from numpyro_dsn.pool import component_of
 from numpyro_dsn.program import Behavior, Model, read
 from numpyro_dsn.result import DSNResult
 from numpyro_dsn.status import Status, warn
@@ -340,7 +341,8 @@ class DSN:
             return None
         dual = jax.tree.map(lambda leaf: leaf[chain], dual)
         lower, upper = ((b - dual.origin) / dual.scale for b in (program.lower, program.upper))
-        return infeasible(dual.pool, lower, upper, program.labels)
+        newest = component_of(chains.epoch[chain], dual.pool)
+        return infeasible(dual.pool, lower, upper, program.labels, newest)
 
     def _fingerprint(self) -> dict[str, Any]:
         program = self._fit.program

@@ -6,6 +6,9 @@ MAX_STEPS = 2000
 MIN_SHARE = 0.1
 """A statistic is named if its share of the separating direction is at least this large."""
 
+MIN_GAIN = 0.1
+"""A fit approaches what was asked if its last draws shorten the way by at least this share."""
+
 
 def separating_direction(
     statistics: np.ndarray, lower: np.ndarray, upper: np.ndarray
@@ -50,6 +53,42 @@ def separating_direction(
             return None
         point = point - np.clip(direction @ step / length, 0.0, 1.0) * step
     return None
+
+
+def approaches(
+    statistics: np.ndarray,
+    last: np.ndarray,
+    direction: np.ndarray,
+    lower: np.ndarray,
+    upper: np.ndarray,
+) -> bool:
+    r"""Return whether the last draws came so much closer that others may arrive.
+
+    .. math:: \min_{i \text{ before}} d^\top T_i - \min_{i \text{ last}} d^\top T_i
+              \ge 0.1 \max(\delta, \sigma)
+
+    where :math:`\delta` is the distance that was left, and :math:`\sigma` the standard deviation
+    of :math:`d^\top T` among the last draws: a bound that is approached ever more closely, but
+    cannot be passed, is none.
+
+    Parameters
+    ----------
+    statistics
+        T in comparable units, shape ``(num_draws, num_constraints)``.
+    last
+        Whether each draw is one of the last, shape ``(num_draws,)``.
+    direction
+        A separating direction, shape ``(num_constraints,)``.
+    lower, upper
+        Bounds on E[T] in the same units, each of shape ``(num_constraints,)``.
+    """
+    if last.all() or not last.any():
+        return False
+    projected = statistics @ direction
+    named = direction != 0
+    target = direction[named] @ np.where(direction > 0, upper, lower)[named]
+    before, now = projected[~last].min(), projected[last].min()
+    return bool(before - now >= MIN_GAIN * max(before - target, projected[last].std()))
 
 
 def describe(direction: np.ndarray, labels: list[str]) -> str:

@@ -174,6 +174,8 @@ class NewtonState(NamedTuple):
         All draws that are kept.
     params, first_params
         Unconstrained parameters of the flow, averaged over the last steps; and those of the start.
+    component
+        Number of the flow in the pool, shape ``()``: not the newest if an epoch was taken back.
     from_prior
         Whether the first draws are from the prior and not from the start, shape ``()``.
     """
@@ -188,6 +190,7 @@ class NewtonState(NamedTuple):
     gap: Array
     pool: Any
     params: Any
+    component: Array
     first_params: Any
     from_prior: Array
 

@@ -40,6 +40,9 @@ SETTLED = 0.67
 SHRINK, SMALLEST = 0.8, 0.01
 """Factor of the steps after an epoch in which it does not; the smallest share that is left."""
 
+WORSE = 2.0
+"""An epoch is taken back if it makes the gap so many times as large, and larger by :data:`NEAR`."""
+
 NEAR = 0.02
 """Further from its target, in nats, a fit's violation is more and more what it has yet to learn."""
 
@@ -95,7 +98,7 @@ def newton_epoch(
     log_target = base + exponent(aim, *draws[1:]) - tilt(aim, *draws).log_normalizer
     training = seen(dual.pool)
     target = tilt(aim, log_weights(training, base), *draws[1:])
-    log_last = dual.pool.log_q[component_of(epoch - 1, dual.pool)]
+    log_last = dual.pool.log_q[dual.component]
     loss = weighted_loss(flow, training, target.log_weights, log_target, log_last, num_particles)
 
     # Adaptive steps do not depend on the gradient's size: a factor of the variables is a factor of
@@ -129,9 +132,21 @@ def newton_epoch(
         annealing=annealing,
         reached=reached,
         pool=pool,
-        params=params,
     )
-    summary, residual, covariance = _measure(updated, component, lower, upper, method)
+    # Both flows, the new one and the one before it, on the same draws and beside the same target.
+    both = jax.lax.map(
+        lambda flow: _measure(updated, flow, component, lower, upper, method),
+        jnp.stack([component, dual.component]),
+    )
+    gap, before = both[0].gap
+    worse = dual.reached & reached & ~(gap <= WORSE * before + NEAR)
+    worse &= component != dual.component
+    summary, residual, covariance = jax.tree.map(lambda leaf: leaf[worse.astype(int)], both)
+    params, optim_state = jax.tree.map(
+        lambda old, new: jnp.where(worse, old, new),
+        (dual.params, state.optim_state),
+        (params, optim_state),
+    )
     summary = summary._replace(
         skipped=skipped, nonfinite=(~new.finite).mean(), converged=summary.converged & reached
     )
@@ -139,11 +154,13 @@ def newton_epoch(
     trust = jnp.where(summary.gap > NEAR, NEAR / summary.gap, 1.0)
     move = method.correction_rate * trust * newton_move(residual, covariance)
     settled = dual.reached & reached & (summary.gap > SETTLED * dual.gap)
-    smaller = jnp.maximum(SHRINK * dual.step_scale, SMALLEST)
+    factor = jnp.where(worse, 0.5, jnp.where(settled, SHRINK, 1.0))
     updated = updated._replace(
-        correction=correction + jnp.where(reached, move, 0.0),
-        step_scale=jnp.where(settled, smaller, dual.step_scale),
+        correction=correction + jnp.where(reached & ~worse, move, 0.0),
+        step_scale=jnp.maximum(factor * dual.step_scale, SMALLEST),
         gap=summary.gap,
+        params=params,
+        component=jnp.where(worse, dual.component, component),
     )
 
     better = summary.converged & (-summary.gap > state.best.score)
@@ -222,10 +239,11 @@ def start_newton(
         gap=jnp.full((), jnp.inf, lower.dtype),
         pool=pool,
         params=params,
+        component=jnp.zeros((), int),
         first_params=params,
         from_prior=jnp.full((), prior is not None, bool),
     )
-    summary, _, _ = _measure(dual, jnp.zeros((), int), lower, upper, method)
+    summary, _, _ = _measure(dual, dual.component, dual.component, lower, upper, method)
     best = Best(params, jnp.full((), -1, int), jnp.full((), -jnp.inf, lower.dtype))
     state = ChainState(optim.init(params), dual, params, best, jnp.zeros((), int), rng_key)
     nonfinite = first.num_nonfinite / first.num_simulated
@@ -264,15 +282,20 @@ def _anneal(dual: NewtonState, min_ess: float) -> Array:
 
 
 def _measure(
-    dual: NewtonState, component: Array, lower: Array, upper: Array, method: DualNewton
+    dual: NewtonState,
+    component: Array,
+    newest: Array,
+    lower: Array,
+    upper: Array,
+    method: DualNewton,
 ) -> tuple[Epoch, Array, Array]:
-    """Measure the newest component of the pool, and its distance to the optimum.
+    """Measure a component of the pool, and its distance to the optimum.
 
     Returns
     -------
     The measurements, the violation and the covariance of T in the pool's units.
     """
-    pool = unseen(dual.pool, component)
+    pool = unseen(dual.pool, newest)
     log_q = pool.log_q[component]
     log_w = log_weights(pool, log_q)
     weights = jax.nn.softmax(log_w)

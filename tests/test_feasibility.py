@@ -9,7 +9,7 @@ import pytest
 
 from numpyro_dsn import DSN, DualNewton, Status, behavior
 from numpyro_dsn.constraints import AtLeast, Moments
-from numpyro_dsn.feasibility import describe, separating_direction
+from numpyro_dsn.feasibility import approaches, describe, separating_direction
 from numpyro_dsn.guides import AutoRealNVP
 
 SQUARE = np.random.default_rng(0).uniform(-1, 1, (2000, 2))
@@ -46,6 +46,55 @@ def test_inequalities_leave_room():
     direction = separating_direction(SQUARE, lower, np.full(2, np.inf))
     np.testing.assert_allclose(direction, [-1, 0], atol=1e-12)
     assert describe(direction, ["f", "g"]) == "f is below its target in all of them"
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        (np.linspace(2.0, 3.0, 100), True),  # half of the way to zero
+        (np.linspace(3.7, 4.5, 100), False),  # a thirteenth of it
+        (np.linspace(5.0, 6.0, 100), False),  # no step
+    ],
+)
+def test_a_fit_on_its_way_is_not_infeasible(last, expected):
+    """Earlier draws are at 4 and above, and zero is asked."""
+    statistics = np.concatenate([np.linspace(4.0, 6.0, 100), last])[:, None]
+    is_last = np.arange(200) >= 100
+    zero = np.zeros(1)
+    direction = separating_direction(statistics, zero, zero)
+    assert approaches(statistics, is_last, direction, zero, zero) is expected
+
+
+def test_a_bound_is_not_passed_however_close_draws_come():
+    """Squares are positive: half of a tiny distance is no way to a mean of zero."""
+    square = np.random.default_rng(0).normal(size=2000) ** 2
+    square[1000:] *= 0.1
+    zero, is_last = np.zeros(1), np.arange(2000) >= 1000
+    assert square[is_last].min() < 0.5 * square[~is_last].min()
+    assert not approaches(square[:, None], is_last, np.ones(1), zero, zero)
+
+
+@pytest.mark.filterwarnings("ignore:Not enough tail samples")
+def test_a_far_target_is_not_called_infeasible_on_the_way():
+    """Twelve standard deviations of the prior away; the trust region takes several epochs."""
+
+    def many():
+        numpyro.sample("z", dist.Uniform(-np.ones(60), 1.0).to_event(1))
+
+    dsn = DSN(
+        many,
+        lambda sites: behavior("f", jnp.sum(sites["z"] ** 2), Moments(5.0)),
+        AutoRealNVP(many, num_layers=0),
+        multipliers=DualNewton(
+            num_first=2000, max_first=2000, num_draws=2000, num_flows=3, min_ess=100.0
+        ),
+        num_steps=100,
+    )
+    with pytest.warns(UserWarning, match="not converged"):
+        result = dsn.run(jax.random.key(0), num_epochs=1, progress_bar=False)
+    assert np.asarray(result.measured.mean)[0] > 6
+    assert result.status is Status.NOT_CONVERGED
+    assert not result.certificate.verdict.startswith("Infeasible")
 
 
 def model():

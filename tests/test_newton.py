@@ -19,7 +19,7 @@ from numpyro_dsn.constraints import Moments
 from numpyro_dsn.correction import MAX_MOVE, newton_move, shortened
 from numpyro_dsn.dual import tilt
 from numpyro_dsn.guides import AutoRealNVP
-from numpyro_dsn.newton import AVERAGE, SHRINK, SMALLEST, has_converged
+from numpyro_dsn.newton import AVERAGE, NEAR, SHRINK, SMALLEST, has_converged
 from numpyro_dsn.weighted_loss import attend
 
 SMALL = DualNewton(num_first=500, num_draws=200, num_flows=2, min_ess=50.0)
@@ -140,6 +140,29 @@ def test_steps_shrink_when_the_gap_hardly_falls(small):
         dual = small.update(start._replace(chains=start.chains._replace(dual=dual))).chains.dual
         assert dual.reached[0]
         assert np.isclose(dual.step_scale[0], expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_epoch_that_ruins_the_fit_is_taken_back(small):
+    """Steps a hundred times too large; the circuits that they led to are kept all the same."""
+    before = small.update(small.init(jax.random.key(0)))
+    dual = before.chains.dual._replace(step_scale=jnp.full(1, 100.0))
+    chains = before.chains._replace(dual=dual)
+    after = small.update(before._replace(chains=chains))
+    new = after.chains.dual
+    assert dual.reached[0]
+    for one, other in zip(
+        jax.tree.leaves((chains.params, chains.optim_state)),
+        jax.tree.leaves((after.chains.params, after.chains.optim_state)),
+        strict=True,
+    ):
+        assert np.array_equal(one, other)
+    assert (float(new.step_scale[0]), int(new.component[0])) == (50.0, 1)
+    assert np.array_equal(new.pool.counts[0], [500, 200, 200])
+    # It is measured again, on these circuits too.
+    gaps = after.history.epochs.gap[1:, 0]
+    assert gaps[0] != gaps[1] < 2 * gaps[0] + NEAR
+    assert np.array_equal(new.gap, after.history.epochs.gap[-1])
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -26,8 +26,9 @@ from numpyro_dsn.guides.transforms import ElementwiseAffine, Layer
 
 NUM_START_DRAWS = 2000
 
-COMPONENT_SCALE = 0.6
-"""Standard deviation of each component of a mixture base at the start."""
+COMPONENT_SCALE, MIN_SCALE = 0.6, 0.01
+"""Standard deviation of each component of a mixture base at the start, and the smallest: the
+likelihood of a component that shrinks to a single draw would grow without end."""
 
 
 class AutoFlow(AutoContinuous):
@@ -113,9 +114,9 @@ class AutoFlow(AutoContinuous):
             return jnp.sqrt(1 - start**2) * jax.random.normal(key, shape)
 
         loc = numpyro.param(f"{self.prefix}_component_loc", spread)
-        scale = numpyro.param(
+        scale = MIN_SCALE + numpyro.param(
             f"{self.prefix}_component_scale",
-            jnp.full(shape, start),
+            jnp.full(shape, start - MIN_SCALE),
             constraint=constraints.softplus_positive,
         )
         logits = numpyro.param(f"{self.prefix}_component_logits", jnp.zeros(self.num_components))

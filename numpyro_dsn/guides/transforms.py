@@ -18,8 +18,9 @@ MAX_LOG_SCALE = 3.0
 SPLINE_RANGE = 4.0
 """Splines are linear beyond this many standard deviations of the base distribution."""
 
-MIN_SLOPE = 1e-3
-"""Least slope of a spline at its knots, and least mean slope between two of them."""
+MIN_SLOPE = 0.03
+"""Least slope of a spline at its knots, and least mean slope between two of them. Far smaller ones
+close gaps by layers so thin that a single draw in one outweighs all others in the gradient."""
 
 
 class Layer(Transform):
