@@ -151,9 +151,16 @@ def infeasible(
     direction = separating_direction(statistics, *bounds)
     if direction is None:
         return None
-    last = np.asarray(pool.component)[finite] == (0 if newest is None else int(newest))
-    if newest is not None and approaches(statistics, last, direction, *bounds):
-        return None
+    if newest is not None:
+        component, weights = np.asarray(pool.component)[finite], np.exp(pool.log_share)[finite]
+        # The pool holds the last flows in turn, or the first one behind draws of the prior.
+        before = int(newest) - 1 or (pool.counts.size - 1 if pool.counts[-1] > 0 else 0)
+        weights = np.where(component == before, weights, 0.0)
+        last = statistics[component == int(newest)]
+        if weights.any() and len(last):
+            mean = weights @ statistics / weights.sum()
+            if approaches(mean, last, direction, *bounds):
+                return None
     return describe(direction, labels)
 
 

@@ -6,8 +6,9 @@ MAX_STEPS = 2000
 MIN_SHARE = 0.1
 """A statistic is named if its share of the separating direction is at least this large."""
 
-MIN_GAIN = 0.1
-"""A fit approaches what was asked if its last draws shorten the way by at least this share."""
+MIN_GAIN, MIN_TAIL = 0.05, 2.5
+"""A fit approaches what was asked if it shortens the way by at least this share in an epoch, and
+some draws are ahead by as many standard deviations."""
 
 
 def separating_direction(
@@ -56,39 +57,37 @@ def separating_direction(
 
 
 def approaches(
-    statistics: np.ndarray,
+    before: np.ndarray,
     last: np.ndarray,
     direction: np.ndarray,
     lower: np.ndarray,
     upper: np.ndarray,
 ) -> bool:
-    r"""Return whether the last draws came so much closer that others may arrive.
+    r"""Return whether a fit is on its way to what was asked, and nothing seems to stop it.
 
-    .. math:: \min_{i \text{ before}} d^\top T_i - \min_{i \text{ last}} d^\top T_i
-              \ge 0.1 \max(\delta, \sigma)
+    .. math:: d^\top (m_{t - 1} - m_t) \ge 0.05 \, (d^\top m_{t - 1} - d^\top \mu), \qquad
+              d^\top m_t - \min_i d^\top T_i \ge 2.5 \, \sigma_t
 
-    where :math:`\delta` is the distance that was left, and :math:`\sigma` the standard deviation
-    of :math:`d^\top T` among the last draws: a bound that is approached ever more closely, but
-    cannot be passed, is none.
+    Its mean m comes closer from epoch to epoch; and its draws, of standard deviation
+    :math:`\sigma` along d, have a tail on the side of the target. Pressed against a bound they
+    have none: it is one standard deviation long for an exponential distribution.
 
     Parameters
     ----------
-    statistics
-        T in comparable units, shape ``(num_draws, num_constraints)``.
+    before
+        Mean of T in the epoch before the last, in comparable units, shape ``(num_constraints,)``.
     last
-        Whether each draw is one of the last, shape ``(num_draws,)``.
+        T of the last epoch's draws, shape ``(num_draws, num_constraints)``.
     direction
         A separating direction, shape ``(num_constraints,)``.
     lower, upper
         Bounds on E[T] in the same units, each of shape ``(num_constraints,)``.
     """
-    if last.all() or not last.any():
-        return False
-    projected = statistics @ direction
-    named = direction != 0
+    projected, named = last @ direction, direction != 0
     target = direction[named] @ np.where(direction > 0, upper, lower)[named]
-    before, now = projected[~last].min(), projected[last].min()
-    return bool(before - now >= MIN_GAIN * max(before - target, projected[last].std()))
+    mean, previous = projected.mean(), before @ direction
+    has_tail = mean - projected.min() >= MIN_TAIL * projected.std()
+    return bool(has_tail and previous - mean >= MIN_GAIN * (previous - target))
 
 
 def describe(direction: np.ndarray, labels: list[str]) -> str:

@@ -12,6 +12,8 @@ from numpyro_dsn.constraints import AtLeast, Moments
 from numpyro_dsn.feasibility import approaches, describe, separating_direction
 from numpyro_dsn.guides import AutoRealNVP
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SQUARE = np.random.default_rng(0).uniform(-1, 1, (2000, 2))
 
 
@@ -49,29 +51,27 @@ def test_inequalities_leave_room():
 
 
 @pytest.mark.parametrize(
-    ("last", "expected"),
+    ("mean", "tail", "expected"),
     [
-        (np.linspace(2.0, 3.0, 100), True),  # half of the way to zero
-        (np.linspace(3.7, 4.5, 100), False),  # a thirteenth of it
-        (np.linspace(5.0, 6.0, 100), False),  # no step
+        (8.0, "normal", True),
+        (9.9, "normal", False),  # a hundredth of the way to zero
+        (11.0, "normal", False),  # away from it
+        (8.0, "exponential", False),  # nothing is below 7
     ],
 )
-def test_a_fit_on_its_way_is_not_infeasible(last, expected):
-    """Earlier draws are at 4 and above, and zero is asked."""
-    statistics = np.concatenate([np.linspace(4.0, 6.0, 100), last])[:, None]
-    is_last = np.arange(200) >= 100
+def test_a_fit_on_its_way_is_not_infeasible(mean, tail, expected, rng):
+    """Its mean was 10, zero is asked, and all draws are above it."""
+    draws = {"normal": rng.normal(size=1000), "exponential": rng.exponential(size=1000) - 1}[tail]
     zero = np.zeros(1)
-    direction = separating_direction(statistics, zero, zero)
-    assert approaches(statistics, is_last, direction, zero, zero) is expected
+    last = (mean + draws)[:, None]
+    assert approaches(np.array([10.0]), last, np.ones(1), zero, zero) is expected
 
 
-def test_a_bound_is_not_passed_however_close_draws_come():
-    """Squares are positive: half of a tiny distance is no way to a mean of zero."""
-    square = np.random.default_rng(0).normal(size=2000) ** 2
-    square[1000:] *= 0.1
-    zero, is_last = np.zeros(1), np.arange(2000) >= 1000
-    assert square[is_last].min() < 0.5 * square[~is_last].min()
-    assert not approaches(square[:, None], is_last, np.ones(1), zero, zero)
+def test_an_inequality_is_approached_too(rng):
+    """The second statistic has no bounds, and no part in the direction."""
+    last = np.stack([-3 + rng.normal(size=1000), np.zeros(1000)], 1)
+    lower, upper = np.array([0.0, -np.inf]), np.full(2, np.inf)
+    assert approaches(np.array([-4.0, 0.0]), last, np.array([-1.0, 0.0]), lower, upper)
 
 
 @pytest.mark.filterwarnings("ignore:Not enough tail samples")

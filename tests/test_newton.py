@@ -133,7 +133,7 @@ def test_correction_leaves_half_of_the_effective_draws(rng_key):
 
 @pytest.mark.filterwarnings("ignore")
 def test_steps_shrink_when_the_gap_hardly_falls(small):
-    start = small.init(jax.random.key(0))
+    start = small.update(small.init(jax.random.key(0)))
     for gap, expected in (np.inf, 1.0), (-np.inf, SHRINK):
         dual = start.chains.dual
         dual = dual._replace(reached=jnp.ones(1, bool), gap=jnp.full_like(dual.gap, gap))
