@@ -40,8 +40,9 @@ SETTLED = 0.67
 SHRINK, SMALLEST = 0.8, 0.01
 """Factor of the steps after an epoch in which it does not; the smallest share that is left."""
 
-WORSE = 2.0
-"""An epoch is taken back if it makes the gap so many times as large, and larger by :data:`NEAR`."""
+WORSE, RUINED = 2.0, 1.0
+"""An epoch is taken back if it makes the gap so many times as large, and larger by so many nats:
+of small gaps a few draws far out make most, more or fewer by chance."""
 
 NEAR = 0.02
 """Further from its target, in nats, a fit's violation is more and more what it has yet to learn."""
@@ -139,7 +140,7 @@ def newton_epoch(
         jnp.stack([component, dual.component]),
     )
     gap, before = both[0].gap
-    worse = dual.reached & reached & ~(gap <= WORSE * before + NEAR)
+    worse = dual.reached & reached & ~(gap <= WORSE * before + RUINED)
     worse &= component != dual.component
     summary, residual, covariance = jax.tree.map(lambda leaf: leaf[worse.astype(int)], both)
     params, optim_state = jax.tree.map(

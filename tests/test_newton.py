@@ -19,7 +19,7 @@ from numpyro_dsn.constraints import Moments
 from numpyro_dsn.correction import MAX_MOVE, newton_move, shortened
 from numpyro_dsn.dual import tilt
 from numpyro_dsn.guides import AutoRealNVP
-from numpyro_dsn.newton import AVERAGE, NEAR, SHRINK, SMALLEST, has_converged
+from numpyro_dsn.newton import AVERAGE, RUINED, SHRINK, SMALLEST, has_converged
 from numpyro_dsn.weighted_loss import attend
 
 SMALL = DualNewton(num_first=500, num_draws=200, num_flows=2, min_ess=50.0)
@@ -161,7 +161,7 @@ def test_an_epoch_that_ruins_the_fit_is_taken_back(small):
     assert np.array_equal(new.pool.counts[0], [500, 200, 200])
     # It is measured again, on these circuits too.
     gaps = after.history.epochs.gap[1:, 0]
-    assert gaps[0] != gaps[1] < 2 * gaps[0] + NEAR
+    assert gaps[0] != gaps[1] < 2 * gaps[0] + RUINED
     assert np.array_equal(new.gap, after.history.epochs.gap[-1])
 
 

@@ -158,6 +158,27 @@ def test_a_flow_that_left_the_box_has_finite_gradients(rng_key):
     assert np.isfinite(density.log_prob(draws)).all()
 
 
+def test_a_component_that_nobody_uses_has_no_say(rng_key):
+    """Its points are so far away that the layers overflow; of all draws it has e^-50."""
+    used = mixture(2, has_holes=False)
+    zero = jnp.zeros(2)
+    layers = [ElementwiseAffine(zero, zero + 1e25), ElementwiseAffine(zero, zero + 1e-25)]
+
+    def total(shift):
+        base = used.flow.base_dist
+        normal = base.component_distribution.base_dist
+        logits = base.mixing_distribution.logits.at[0].set(-50.0)
+        components = dist.Normal(normal.loc.at[0].add(shift), normal.scale).to_event(1)
+        base = dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
+        density = RejectionFlow(FlowDistribution(base, layers), [], used.bounded)
+        log_prob, share = density.estimate(rng_key, jnp.zeros((3, 2)))
+        return log_prob.sum() + share
+
+    far, gradient = jax.value_and_grad(total)(1e22)
+    assert_allclose(far, total(50.0), rtol=1e-5)
+    assert np.isfinite(gradient)
+
+
 @pytest.mark.parametrize("dim", [1, 2, 3, 10])
 def test_the_lattice_fills_the_cube_evenly(dim):
     points = rejection._lattice(512, dim)

@@ -113,6 +113,8 @@ class RejectionFlow(dist.Distribution):
             Draws, shape ``(num_draws, D)``.
         """
         points, weights = jax.lax.stop_gradient(self._points(rng_key, NUM_NOISY))
+        # What is outside may be infinitely far: no weight would save a gradient of NaN.
+        points = jnp.where(weights[:, None] > 0, points, 0.0)
         x, log_det = jax.vmap(lambda u: to_box(u, self.bounded))(value)
         log_flow = jax.vmap(self._log_accepted)(jnp.concatenate([x, points]))
         share = jnp.maximum(weights.sum(), 1 / NUM_NOISY)
