@@ -153,8 +153,9 @@ def infeasible(
         return None
     if newest is not None:
         component, weights = np.asarray(pool.component)[finite], np.exp(pool.log_share)[finite]
-        # The pool holds the last flows in turn, or the first one behind draws of the prior.
-        before = int(newest) - 1 or (pool.counts.size - 1 if pool.counts[-1] > 0 else 0)
+        # The pool holds the last flows in turn; before the first one there is the prior.
+        num_flows = pool.counts.size - 1
+        before = int(newest) - 1 or (num_flows if num_flows > 1 and pool.counts[-1] > 0 else 0)
         weights = np.where(component == before, weights, 0.0)
         last = statistics[component == int(newest)]
         if weights.any() and len(last):

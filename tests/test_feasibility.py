@@ -76,7 +76,7 @@ def test_an_inequality_is_approached_too(rng):
 
 @pytest.mark.filterwarnings("ignore:Not enough tail samples")
 def test_a_far_target_is_not_called_infeasible_on_the_way():
-    """Twelve standard deviations of the prior away; the trust region takes several epochs."""
+    """Six standard deviations of the prior away; the trust region takes several epochs."""
 
     def many():
         numpyro.sample("z", dist.Uniform(-np.ones(60), 1.0).to_event(1))
