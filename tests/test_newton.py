@@ -146,7 +146,8 @@ def test_steps_shrink_when_the_gap_hardly_falls(small):
 def test_an_epoch_that_ruins_the_fit_is_taken_back(small):
     """Steps a hundred times too large; the circuits that they led to are kept all the same."""
     before = small.update(small.init(jax.random.key(0)))
-    dual = before.chains.dual._replace(step_scale=jnp.full(1, 100.0))
+    dual = before.chains.dual
+    dual = dual._replace(step_scale=jnp.full_like(dual.step_scale, 100.0))
     chains = before.chains._replace(dual=dual)
     after = small.update(before._replace(chains=chains))
     new = after.chains.dual

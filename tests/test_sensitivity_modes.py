@@ -56,7 +56,7 @@ def mixture():
         ASKED,
         guide,
         auto_component_loc=[[-2.0, 0.0], [2.0, 1.0]],
-        auto_component_scale=[[0.5, 1.0], [0.5, 1.0]],
+        auto_component_scale=[[0.49, 0.99], [0.49, 0.99]],  # and 0.01, the smallest
         auto_component_logits=np.log([0.7, 0.3]),
         auto_loc=[0.0, 0.0],
         auto_scale=[1.0, 1.0],
