@@ -29,7 +29,7 @@ from models.stg_circuit import (
 )
 from numpyro_dsn import DSN, DSNResult, behavior, sensitivity
 from numpyro_dsn.constraints import Moments
-from numpyro_dsn.guides import AutoNeuralSpline
+from numpyro_dsn.guides import AutoRealNVP
 
 Box = tuple[tuple[float, float], tuple[float, float]]
 
@@ -43,8 +43,8 @@ CONDUCTANCES = ("g_el", "g_synA")
 COORDS = {"conductance": np.array(CONDUCTANCES), "neuron": np.array(NEURONS)}
 """Names of the elements in ArviZ data."""
 HUB = NEURONS.index("hub")
-NUM_COMPONENTS = 32
-"""Number of normal distributions that the flow's base mixes."""
+NUM_WAVES = 128
+"""Number of waves that the network sees which rejects draws of the flow."""
 NUM_SAMPLES = 250
 """Steps of each chain of NUTS to adapt, and as many to keep: one takes 100 gradients and more."""
 MEAN, STD = 0.55, 0.025
@@ -97,8 +97,8 @@ def fit(
 ) -> DSNResult:
     """Fit one of the properties with the default method.
 
-    The frequency jumps between circuits, so that the solution has folds and slits; splines follow
-    them more closely than real NVP.
+    The frequency jumps between circuits, so that the solution has folds and slits; a network that
+    sees waves at their place cuts them out.
 
     Parameters
     ----------
@@ -115,7 +115,9 @@ def fit(
     num_chains
         Number of independent fits.
     """
-    guide = AutoNeuralSpline(circuit, num_components=NUM_COMPONENTS)
+    guide = AutoRealNVP(
+        circuit, num_components=8, acceptance_dims=(64, 64), num_waves=NUM_WAVES, truncated=True
+    )
     dsn = DSN(circuit, BEHAVIORS[property_name], guide, num_chains=num_chains)
     return dsn.run(jax.random.key(seed), box, noise, num_epochs=num_epochs)
 

@@ -32,7 +32,7 @@ class Flow(NamedTuple):
         Function of parameters and draws that returns log densities in unconstrained space.
     estimate
         Function of a key, parameters and draws that returns noisy log densities of a flow that
-        rejects draws, and the share that it keeps; exact ones of all others, and one.
+        rejects draws, and what these cost; exact ones of all others, and zero.
     propose
         Function of a key, parameters and a number that returns draws in the coordinates of the
         flow, before any are rejected.
@@ -94,7 +94,7 @@ def build_flow(
         posterior = unconstrained_posterior(guide, constrain_params(params))
         if isinstance(posterior, RejectionFlow):
             return posterior.estimate(rng_key, flat)
-        return Estimate(log_prob(params, flat), jnp.ones(()))
+        return Estimate(log_prob(params, flat), jnp.zeros(()))
 
     def propose(rng_key: Array, params: Params, num_draws: int) -> Array:
         posterior = unconstrained_posterior(guide, constrain_params(params))

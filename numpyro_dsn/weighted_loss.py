@@ -23,10 +23,6 @@ MAX_DISTANCE, NUM_STRAY = 8.0, 100
 """Draws this many standard deviations away, or outside of the box of a truncated flow, are called
 back; draws to look for them in a step."""
 
-PRICE = 0.05
-"""Cost, in nats, of each draw that a flow needs for one that it keeps: of several ways to reject
-draws it takes one that does not waste them."""
-
 
 def weighted_loss(
     flow: Flow,
@@ -85,7 +81,7 @@ def weighted_loss(
         of_target = _resample(target_key, from_target, half)
         of_last = _resample(last_key, from_last, half)
         chosen = flat[jnp.concatenate([of_target, of_last])]
-        log_q, share = flow.estimate(share_key, params, chosen)
+        log_q, cost = flow.estimate(share_key, params, chosen)
         log_ratio = log_q - log_target[jnp.concatenate([of_target, of_last])]
         # Likelihood of draws of the target: a mode that the draws know is never given up.
         likelihood = log_q[:half].mean()
@@ -100,7 +96,7 @@ def weighted_loss(
         stray = flow.propose(stray_key, params, NUM_STRAY)
         beyond = jax.nn.relu(jnp.maximum(lowest[None] - stray, stray - highest[None]))
         beyond /= spread[None]
-        return value + jnp.log1p(beyond).sum(-1).mean() + PRICE / share
+        return value + jnp.log1p(beyond).sum(-1).mean() + cost
 
     return loss
 

@@ -11,7 +11,7 @@ def plain_flow(sample, log_prob, simulate, dim=1):
     return Flow(
         sample=sample,
         log_prob=log_prob,
-        estimate=lambda key, params, flat: Estimate(log_prob(params, flat), jnp.ones(())),
+        estimate=lambda key, params, flat: Estimate(log_prob(params, flat), jnp.zeros(())),
         propose=sample,
         coordinates=lambda flat: flat,
         limits=(jnp.inf,) * dim,

@@ -15,7 +15,7 @@ from numpyro_dsn import DSN, PenaltyMethod
 from numpyro_dsn.constraints import Moments
 from numpyro_dsn.guides import AutoRealNVP, constrain, rejection, unconstrained_posterior
 from numpyro_dsn.guides.flow import FlowDistribution, is_interval
-from numpyro_dsn.guides.network import network
+from numpyro_dsn.guides.network import network, plane_waves
 from numpyro_dsn.guides.rejection import HALF_WIDTH, RejectionFlow
 from numpyro_dsn.guides.transforms import ElementwiseAffine
 
@@ -24,8 +24,11 @@ NUM_DRAWS = 50_000
 pytestmark = pytest.mark.usefixtures("numpyro_ranks", "quick_compilation")
 
 
-def mixture(dim, bounded=None, shift=0.0, has_holes=True):
-    """Three components, about half of their draws in the box, and a network that cuts holes."""
+def mixture(dim, bounded=None, shift=0.0, has_holes=True, num_waves=0):
+    """Three components, about half of their draws in the box, and a network that cuts holes.
+
+    It sees the mixture's draws, or waves at the place that becomes of them.
+    """
     rng = np.random.default_rng(dim)
     width = 1.2 / dim**0.3
     loc = jnp.asarray(rng.normal(0, width, (3, dim)), jnp.float32)
@@ -36,27 +39,38 @@ def mixture(dim, bounded=None, shift=0.0, has_holes=True):
     )
     layer = ElementwiseAffine(jnp.full(dim, 0.3 + shift), jnp.full(dim, 1.1))
     flow = FlowDistribution(base, [layer])
-    return RejectionFlow(flow, holes(rng, dim) if has_holes else [], bounded or (True,) * dim)
+    place, start = None, rejection.START
+    if num_waves:
+        place, start = (jnp.full(dim, 0.2), jnp.full(dim, 0.9)), rejection.START_OF_WAVES
+    layers = holes(rng, dim + 2 * num_waves, start) if has_holes else []
+    return RejectionFlow(flow, layers, bounded or (True,) * dim, place, num_waves)
 
 
-def holes(rng, dim):
+def holes(rng, num_inputs, start):
     """A network that rejects about half of a normal distribution's draws, in patches."""
     # A hidden layer has a value and a gate for each of its sixteen units.
     layers = [
         [rng.normal(0, 2 / np.sqrt(num_in), (num_in, num_out)), rng.normal(0, 1, num_out)]
-        for num_in, num_out in ((dim, 32), (16, 32), (16, 1))
+        for num_in, num_out in ((num_inputs, 32), (16, 32), (16, 1))
     ]
-    logits = np.asarray(network(layers, jnp.asarray(rng.normal(size=(1000, dim)))))[:, 0]
+    logits = np.asarray(network(layers, jnp.asarray(rng.normal(size=(1000, num_inputs)))))[:, 0]
     steepness = 6 / logits.std()
     weight, constant = layers[-1]
-    shift = -rejection.START - steepness * (np.median(logits) - constant)
+    shift = -start - steepness * (np.median(logits) - constant)
     layers[-1] = [steepness * weight, shift]
     return [tuple(jnp.asarray(leaf, jnp.float32) for leaf in pair) for pair in layers]
 
 
-@pytest.mark.parametrize("has_holes", [False, True], ids=["box", "box and holes"])
-def test_the_density_is_that_of_the_draws(has_holes, rng_key):
-    density = mixture(1, has_holes=has_holes)
+KINDS = {
+    "box": {"has_holes": False},
+    "box and holes": {},
+    "box and holes of waves": {"num_waves": 8},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_the_density_is_that_of_the_draws(kind, rng_key):
+    density = mixture(1, **kind)
     draws = np.asarray(jax.jit(lambda key: density.sample(key, (NUM_DRAWS,)))(rng_key))
     assert draws.shape == (NUM_DRAWS, 1)
     edges = np.linspace(-8, 8, 65)
@@ -89,8 +103,9 @@ def test_unbounded_coordinates_are_not_cut_off(rng_key):
 def test_the_accepted_share_is_that_of_many_draws(dim, rng_key):
     density = mixture(dim)
     noise = density.flow.base_dist.sample(rng_key, (400_000,))
-    inside = rejection.is_inside(density.flow.transforms[0](noise), density.bounded)
-    exact = float((inside * jnp.exp(density._log_chance(noise))).mean())
+    x = density.flow.transforms[0](noise)
+    inside = rejection.is_inside(x, density.bounded)
+    exact = float((inside * jnp.exp(density._log_chance(noise, x))).mean())
     assert 0.1 < exact < 0.9
     spread = np.sqrt(exact * (1 - exact))
     # Independent points would be as far off as this; the lattice is closer.
@@ -126,7 +141,7 @@ def test_the_gradient_of_the_estimate_is_that_of_the_density(rng_key):
     gradients = estimate(loc, jax.random.split(rng_key, 200))
     for found, wanted in (
         (gradients.log_prob, jax.jacfwd(exact)(loc)),
-        (gradients.share, jax.grad(exact_share)(loc)),
+        (gradients.cost, jax.grad(lambda loc: rejection.PRICE / exact_share(loc))(loc)),
     ):
         error = np.asarray(found).std(0) / np.sqrt(200)
         # A ratio of two means of 512 points is off by about one in 512.
@@ -138,8 +153,8 @@ def test_the_gradient_of_the_estimate_is_that_of_the_density(rng_key):
 
 def test_estimates_have_new_points_for_each_key(rng_key):
     density, u = mixture(2), jnp.zeros((1, 2))
-    one, other = (density.estimate(key, u).share for key in jax.random.split(rng_key))
-    assert one == density.estimate(jax.random.split(rng_key)[0], u).share
+    one, other = (density.estimate(key, u).cost for key in jax.random.split(rng_key))
+    assert one == density.estimate(jax.random.split(rng_key)[0], u).cost
     assert one != other
 
 
@@ -147,8 +162,8 @@ def test_a_flow_that_left_the_box_has_finite_gradients(rng_key):
     density = mixture(2, shift=50.0)
 
     def both(density):
-        log_prob, share = density.estimate(rng_key, jnp.zeros((3, 2)))
-        return log_prob.sum() + share
+        log_prob, cost = density.estimate(rng_key, jnp.zeros((3, 2)))
+        return log_prob.sum() + cost
 
     value, gradient = jax.value_and_grad(both)(density)
     assert np.isfinite(value)
@@ -171,8 +186,8 @@ def test_a_component_that_nobody_uses_has_no_say(rng_key):
         components = dist.Normal(normal.loc.at[0].add(shift), normal.scale).to_event(1)
         base = dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
         density = RejectionFlow(FlowDistribution(base, layers), [], used.bounded)
-        log_prob, share = density.estimate(rng_key, jnp.zeros((3, 2)))
-        return log_prob.sum() + share
+        log_prob, cost = density.estimate(rng_key, jnp.zeros((3, 2)))
+        return log_prob.sum() + cost
 
     far, gradient = jax.value_and_grad(total)(1e22)
     assert_allclose(far, total(50.0), rtol=1e-5)
@@ -265,12 +280,13 @@ def test_the_guide_starts_at_the_prior_and_half_or_more_are_kept(num_components,
         assert_allclose(draws["b"].mean(), 0.4, atol=0.03)
 
 
-def test_nearly_all_are_accepted_at_the_start():
-    density = mixture(2, (False, False))
+@pytest.mark.parametrize(("num_waves", "logit"), [(0, 3.0), (4, 0.0)])
+def test_as_many_are_accepted_at_the_start(num_waves, logit):
+    density = mixture(2, (False, False), num_waves=num_waves)
     silent = jax.tree.map(jnp.zeros_like, density.acceptance)
-    density = RejectionFlow(density.flow, silent, density.bounded)
+    density = RejectionFlow(density.flow, silent, density.bounded, density.place, num_waves)
     x = jnp.asarray([[0.3, -1.0], [5.0, 2.0]])
-    assert_allclose(density.accepted_share(), jax.nn.sigmoid(rejection.START), rtol=1e-5)
+    assert_allclose(density.accepted_share(), jax.nn.sigmoid(logit), rtol=1e-5)
     assert_allclose(density.log_prob(x), density.flow.log_prob(x), rtol=1e-5)
 
 
@@ -313,6 +329,32 @@ def test_there_is_no_transform_from_the_base_to_the_latents(rng_key):
     values = start_of(guide, rng_key)
     with pytest.raises(ValueError, match=r"neutra=True"):
         guide.get_transform(values)
+
+
+def test_waves_are_in_units_of_the_prior(rng_key):
+    def model():
+        numpyro.sample("a", dist.Normal(2.0, 500.0))
+        numpyro.sample("b", dist.Uniform(0.0, 1e-3))
+
+    guide = AutoRealNVP(model, acceptance_dims=(4,), num_waves=6, truncated=True)
+    center, scale = unconstrained_posterior(guide, start_of(guide, rng_key)).place
+    # 2,000 draws of the prior tell its width to 1.6 %; the box has variance one.
+    assert_allclose(center, [2.0, 0.0], atol=4.5 * 500 / np.sqrt(2000))
+    assert_allclose(scale, [500.0, 1.0], rtol=4.5 * 0.016)
+
+
+def test_plane_waves_have_lengths_from_one_to_32():
+    slopes = jax.jacfwd(lambda x: plane_waves(x, 6))(jnp.zeros(2))
+    assert slopes.shape == (2 + 2 * 6, 2)
+    assert_allclose(slopes[:2], np.eye(2))
+    assert_allclose(np.linalg.norm(slopes[2:8], axis=1), 2.0 ** np.arange(6), rtol=1e-5)
+    assert_allclose(slopes[8:], 0.0)
+
+
+@pytest.mark.parametrize(("num_waves", "widths"), [(-1, (4,)), (8, ())])
+def test_waves_need_a_network(num_waves, widths):
+    with pytest.raises(ValueError, match="`num_waves` must be 0, or positive beside"):
+        AutoRealNVP(model, acceptance_dims=widths, num_waves=num_waves)
 
 
 @pytest.mark.parametrize("widths", [(0,), (4, -1), (2.5,)])

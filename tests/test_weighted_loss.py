@@ -8,7 +8,7 @@ from plain_flow import plain_flow
 
 from numpyro_dsn.guides.rejection import Estimate
 from numpyro_dsn.pool import Draws, empty_pool
-from numpyro_dsn.weighted_loss import LARGE, MAX_RATIO, PRICE, weighted_loss
+from numpyro_dsn.weighted_loss import LARGE, MAX_RATIO, weighted_loss
 
 NUM_DRAWS = 64
 
@@ -42,7 +42,7 @@ def test_a_constant_log_ratio(ratio, rng_key):
     # Both kinds of draws have this ratio.
     square = ratio**2 if ratio < MAX_RATIO else 2 * MAX_RATIO * ratio - MAX_RATIO**2
     root = np.sqrt(1 + 2 * square / LARGE)
-    np.testing.assert_allclose(value, LARGE * root + PRICE, rtol=1e-5)
+    np.testing.assert_allclose(value, LARGE * root, rtol=1e-5)
     # Minus one is the likelihood's. Without the root, 30 would outweigh it.
     slope = 2 * min(ratio, MAX_RATIO) / root
     np.testing.assert_allclose(gradient, slope - 1, atol=1e-4)
@@ -52,7 +52,7 @@ def test_a_constant_log_ratio(ratio, rng_key):
 def test_a_density_that_is_too_low_is_left_to_the_likelihood(rng_key):
     """At draws of the target the square counts on one side, at draws of the last flow on both."""
     value = constant_ratio_loss(-2.0, rng_key)(0.0)
-    np.testing.assert_allclose(value, LARGE * np.sqrt(1 + 4.0 / LARGE) + PRICE, rtol=1e-5)
+    np.testing.assert_allclose(value, LARGE * np.sqrt(1 + 4.0 / LARGE), rtol=1e-5)
 
 
 def test_an_infinite_draw_does_not_count(rng_key):
@@ -62,16 +62,16 @@ def test_an_infinite_draw_does_not_count(rng_key):
     np.testing.assert_allclose(with_it, without, rtol=1e-5)
 
 
-@pytest.mark.parametrize("share", [0.8, 0.1])
-def test_proposals_have_a_price(share, rng_key):
+@pytest.mark.parametrize("cost", [0.06, 0.5])
+def test_draws_that_are_rejected_cost(cost, rng_key):
     def estimate(key, params, flat):
-        return Estimate(params + jnp.zeros(len(flat)), share * jnp.exp(params))
+        return Estimate(params + jnp.zeros(len(flat)), cost * jnp.exp(-params))
 
     loss = constant_ratio_loss(0.0, rng_key, estimate=estimate)
     value, gradient = jax.value_and_grad(loss)(0.0)
-    np.testing.assert_allclose(value, LARGE + PRICE / share, rtol=1e-5)
-    # One draw more of each hundred proposals: minus the price of those that it saves.
-    np.testing.assert_allclose(gradient, -1 - PRICE / share, rtol=1e-4)
+    np.testing.assert_allclose(value, LARGE + cost, rtol=1e-5)
+    # One draw more of each hundred proposals: minus the cost of those that it saves.
+    np.testing.assert_allclose(gradient, -1 - cost, rtol=1e-4)
 
 
 def test_draws_far_away_or_outside_of_the_box_are_called_back(rng_key):
@@ -89,6 +89,6 @@ def test_draws_far_away_or_outside_of_the_box_are_called_back(rng_key):
 
         loss = constant_ratio_loss(0.0, rng_key, propose=propose, limits=(limit,))
         value, gradient = jax.value_and_grad(loss)(0.0)
-        np.testing.assert_allclose(value, LARGE + PRICE + np.log1p(beyond), rtol=1e-4)
+        np.testing.assert_allclose(value, LARGE + np.log1p(beyond), rtol=1e-4)
         slope = np.sign(start) / (spread * (1 + beyond)) if beyond else 0.0
         np.testing.assert_allclose(gradient, slope - 1, rtol=1e-4)

@@ -37,7 +37,7 @@ class AutoCoupling(AutoFlow):
         Number of sines and of cosines of each coordinate that these networks see.
     num_bins
         Number of bins of each coordinate's last spline; splines of couplings have half as many.
-    num_components, acceptance_dims, truncated, init_variance, prefix, init_loc_fn
+    num_components, acceptance_dims, num_waves, truncated, init_variance, prefix, init_loc_fn
         As in :class:`AutoFlow`.
     """
 
@@ -54,6 +54,7 @@ class AutoCoupling(AutoFlow):
         num_bins: int = 16,
         num_components: int = 1,
         acceptance_dims: tuple[int, ...] = (),
+        num_waves: int = 0,
         truncated: bool = False,
         init_variance: float | None = None,
         prefix: str = "auto",
@@ -70,6 +71,7 @@ class AutoCoupling(AutoFlow):
             model,
             num_components=num_components,
             acceptance_dims=acceptance_dims,
+            num_waves=num_waves,
             truncated=truncated,
             init_variance=init_variance,
             prefix=prefix,

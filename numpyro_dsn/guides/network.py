@@ -95,3 +95,33 @@ def waves(x: Array, num_frequencies: int) -> Array:
     """
     phases = [2.0**k * np.pi / 8 * x for k in range(num_frequencies)]
     return jnp.concatenate([x, *map(jnp.sin, phases), *map(jnp.cos, phases)], axis=-1)
+
+
+def plane_waves(x: Array, num_waves: int) -> Array:
+    r"""Append sines and cosines of waves in all directions, for places in few dimensions.
+
+    .. math:: (x, \sin k_j^\top x, \cos k_j^\top x), \qquad |k_j| = 1, \dots, 32
+
+    Lengths are evenly spaced in their logarithm; directions are random, the same in every run.
+    What is thin and oblique needs fewer of these than of :func:`waves`.
+
+    Parameters
+    ----------
+    x
+        Places, shape ``(..., D)``, in standard deviations of the prior.
+    num_waves
+        Number of waves.
+
+    Returns
+    -------
+    Features, shape ``(..., D + 2 * num_waves)``.
+
+    References
+    ----------
+    Tancik et al. (2020), *Fourier features let networks learn high frequency functions in low
+    dimensional domains*, section 5.
+    """
+    vectors = np.random.default_rng(0).normal(size=(x.shape[-1], num_waves))
+    vectors *= np.geomspace(1.0, 32.0, num_waves) / np.linalg.norm(vectors, axis=0)
+    phase = jnp.matmul(x, jnp.asarray(vectors, x.dtype))
+    return jnp.concatenate([x, jnp.sin(phase), jnp.cos(phase)], axis=-1)

@@ -13,7 +13,7 @@ from jax.scipy.special import ndtri
 from numpyro.distributions import constraints
 
 from numpyro_dsn.guides.distribution import FlowDistribution
-from numpyro_dsn.guides.network import network
+from numpyro_dsn.guides.network import network, plane_waves
 
 HALF_WIDTH = 3.0**0.5
 """Half the width of the box: a uniform distribution on it has variance one."""
@@ -28,18 +28,26 @@ NUM_NOISY = 512
 MAX_TRIES = 1000
 """Draws of the flow until one is accepted; where even the last is not, it is moved to a face."""
 
-START = 3.0
-"""Logit of the share that the network accepts at the start: nearly all."""
+START, PRICE = 3.0, 0.05
+"""Logit of the share that a network of the mixture's draws accepts at the start: nearly all. Cost,
+in nats, of each draw that a flow needs for one that it keeps: of several ways to reject draws it
+takes one that does not waste them."""
+
+START_OF_WAVES, PRICE_OF_WAVES = 0.0, 0.005
+"""The same with waves. What is thin is dense only if the network rejects what is around it."""
 
 SHARPNESS = 100.0
 """Where all of space is pressed into the box, a layer of 1 % at its faces holds what is outside."""
 
 
 class Estimate(NamedTuple):
-    """A noisy log density, shape ``(num_draws,)``, and the share accepted, shape ``()``."""
+    """A noisy log density, shape ``(num_draws,)``, and the cost of draws that are rejected.
+
+    The cost has shape ``()`` and is in nats.
+    """
 
     log_prob: Array
-    share: Array
+    cost: Array
 
 
 class RejectionFlow(dist.Distribution):
@@ -61,10 +69,14 @@ class RejectionFlow(dist.Distribution):
     flow
         f: layers behind a mixture of normal distributions.
     acceptance
-        Weights and biases of the network of the logit of a, a function of the mixture's draws, of
-        shapes ``(num_in, num_out)`` and ``(num_out,)``; a is one if there are none.
+        Weights and biases of the network of the logit of a, of shapes ``(num_in, num_out)`` and
+        ``(num_out,)``; a is one if there are none.
     bounded
         For each coordinate, whether it is one of an interval.
+    place, num_waves
+        Mean and standard deviation of x under the prior, each of shape ``(D,)``, and the number of
+        :func:`~numpyro_dsn.guides.network.plane_waves` at x that the network sees. If there are
+        none, it sees the mixture's draw that became x.
 
     References
     ----------
@@ -75,18 +87,22 @@ class RejectionFlow(dist.Distribution):
 
     support = constraints.real_vector
     has_rsample = False
-    pytree_data_fields = ("flow", "acceptance")
-    pytree_aux_fields = ("bounded",)
+    pytree_data_fields = ("flow", "acceptance", "place")
+    pytree_aux_fields = ("bounded", "num_waves")
 
     def __init__(
         self,
         flow: FlowDistribution,
         acceptance: Sequence[tuple[Array, Array]],
         bounded: tuple[bool, ...],
+        place: tuple[Array, Array] | None = None,
+        num_waves: int = 0,
     ) -> None:
         self.flow = flow
         self.acceptance = acceptance
         self.bounded = bounded
+        self.place = place
+        self.num_waves = num_waves
         super().__init__(event_shape=flow.event_shape)
 
     def accepted_share(self) -> Array:
@@ -120,7 +136,8 @@ class RejectionFlow(dist.Distribution):
         share = jnp.maximum(weights.sum(), 1 / NUM_NOISY)
         score = weights @ log_flow[len(x) :] / share
         log_share = jnp.log(share) + score - jax.lax.stop_gradient(score)
-        return Estimate(log_flow[: len(x)] + log_det - log_share, jnp.exp(log_share))
+        price = PRICE_OF_WAVES if self.num_waves else PRICE
+        return Estimate(log_flow[: len(x)] + log_det - log_share, price * jnp.exp(-log_share))
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Return draws, shape ``(*sample_shape, D)``."""
@@ -134,7 +151,7 @@ class RejectionFlow(dist.Distribution):
             key, draw_key, accept_key = jax.random.split(key, 3)
             noise = self.flow.base_dist.sample(draw_key)
             x = self._through_layers(noise)
-            accepted = jnp.log(jax.random.uniform(accept_key)) < self._log_chance(noise)
+            accepted = jnp.log(jax.random.uniform(accept_key)) < self._log_chance(noise, x)
             return key, x, accepted & is_inside(x, self.bounded), count + 1
 
         def one(key: Array) -> Array:
@@ -144,16 +161,20 @@ class RejectionFlow(dist.Distribution):
         draws = jax.vmap(one)(jax.random.split(key, math.prod(sample_shape)))
         return draws.reshape(*sample_shape, *self.event_shape)
 
-    def _log_chance(self, noise: Array) -> Array:
+    def _log_chance(self, noise: Array, x: Array) -> Array:
         """Return the log probability that the network accepts, of the shape of leading axes."""
         if not self.acceptance:
             return jnp.zeros(noise.shape[:-1])
-        return jax.nn.log_sigmoid(START + network(self.acceptance, noise)[..., 0])
+        if self.place is None:
+            return jax.nn.log_sigmoid(START + network(self.acceptance, noise)[..., 0])
+        center, scale = self.place
+        seen = plane_waves((x - center) / scale, self.num_waves)
+        return jax.nn.log_sigmoid(START_OF_WAVES + network(self.acceptance, seen)[..., 0])
 
     def _log_accepted(self, x: Array) -> Array:
         """Return log f(x) a(x), of the shape of the leading axes of ``x``."""
         noise, log_det = self.flow.invert(x)
-        return self.flow.base_dist.log_prob(noise) - log_det + self._log_chance(noise)
+        return self.flow.base_dist.log_prob(noise) - log_det + self._log_chance(noise, x)
 
     def _through_layers(self, noise: Array) -> Array:
         for layer in self.flow.transforms:
@@ -172,7 +193,7 @@ class RejectionFlow(dist.Distribution):
         points = (normal.loc[:, None] + normal.scale[:, None] * noise).reshape(-1, dim)
         x = jax.vmap(self._through_layers)(points)
         weights = jnp.repeat(shares / num_each, num_each)
-        weights *= jnp.exp(jax.vmap(self._log_chance)(points))
+        weights *= jnp.exp(jax.vmap(self._log_chance)(points, x))
         inside = jax.vmap(lambda x: is_inside(x, self.bounded))(x)
         return x, jnp.where(inside, weights, 0.0)
 
