@@ -144,10 +144,10 @@ def test_steps_shrink_when_the_gap_hardly_falls(small):
 
 @pytest.mark.filterwarnings("ignore")
 def test_an_epoch_that_ruins_the_fit_is_taken_back(small):
-    """Steps a hundred times too large; the circuits that they led to are kept all the same."""
+    """Steps a thousand times too large; the circuits that they led to are kept all the same."""
     before = small.update(small.init(jax.random.key(0)))
     dual = before.chains.dual
-    dual = dual._replace(step_scale=jnp.full_like(dual.step_scale, 100.0))
+    dual = dual._replace(step_scale=jnp.full_like(dual.step_scale, 1000.0))
     chains = before.chains._replace(dual=dual)
     after = small.update(before._replace(chains=chains))
     new = after.chains.dual
@@ -158,7 +158,7 @@ def test_an_epoch_that_ruins_the_fit_is_taken_back(small):
         strict=True,
     ):
         assert np.array_equal(one, other)
-    assert (float(new.step_scale[0]), int(new.component[0])) == (50.0, 1)
+    assert (float(new.step_scale[0]), int(new.component[0])) == (500.0, 1)
     assert np.array_equal(new.pool.counts[0], [500, 200, 200])
     # It is measured again, on these circuits too.
     gaps = after.history.epochs.gap[1:, 0]
