@@ -80,11 +80,15 @@ def build_flow(
 
     def sample(rng_key: Array, params: Params, num_draws: int) -> Array:
         posterior = unconstrained_posterior(guide, constrain_params(params))
+        if isinstance(posterior, RejectionFlow):
+            return posterior.sample(rng_key, (num_draws,))
         draws = jax.vmap(posterior.sample)(jax.random.split(rng_key, num_draws))
         return draws.reshape(num_draws, -1)
 
     def log_prob(params: Params, flat: Array) -> Array:
         posterior = unconstrained_posterior(guide, constrain_params(params))
+        if isinstance(posterior, RejectionFlow):
+            return posterior.log_prob(flat)
         value = jax.vmap(posterior.log_prob)(flat)
         return value.reshape(value.shape[0], -1).sum(-1)
 

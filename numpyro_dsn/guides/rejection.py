@@ -22,11 +22,15 @@ NUM_POINTS, NUM_VALUES = 16_384, 4_000_000
 """Points of all components together on which the share accepted is found; fewer of so many
 coordinates that they would have more values than the second number."""
 
+NUM_AT_ONCE = 500_000
+"""Values of draws whose density is found at once."""
+
 NUM_NOISY = 512
 """Points for its estimate in a step of an optimizer."""
 
 MAX_TRIES = 1000
-"""Draws of the flow until one is accepted; where even the last is not, it is moved to a face."""
+"""Draws of the flow for each that is asked; where too few of them are accepted, others are moved to
+a face and stand for the rest."""
 
 START, PRICE = 3.0, 0.05
 """Logit of the share that a network of the mixture's draws accepts at the start: nearly all. Cost,
@@ -112,9 +116,18 @@ class RejectionFlow(dist.Distribution):
 
     def log_prob(self, value: Array) -> Array:
         """Return the log density, of the shape of the leading axes of ``value``."""
-        x, log_det = to_box(value, self.bounded)
+
+        def log_accepted(u: Array) -> Array:
+            x, log_det = to_box(u, self.bounded)
+            return self._log_accepted(x) + log_det
+
         share = jnp.maximum(self.accepted_share(), 1 / NUM_POINTS)
-        return self._log_accepted(x) + log_det - jnp.log(share)
+        if value.ndim == 1:
+            return log_accepted(value) - jnp.log(share)
+        # In parts: splines of thousands of draws in hundreds of dimensions would fill the memory.
+        flat, size = value.reshape(-1, value.shape[-1]), max(NUM_AT_ONCE // value.shape[-1], 1)
+        log_prob = jax.lax.map(log_accepted, flat, batch_size=size) - jnp.log(share)
+        return log_prob.reshape(value.shape[:-1])
 
     def estimate(self, rng_key: Array, value: Array) -> Estimate:
         r"""Return a noisy estimate of the log density, whose gradient has little bias.
@@ -142,23 +155,26 @@ class RejectionFlow(dist.Distribution):
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Return draws, shape ``(*sample_shape, D)``."""
 
-        def rejected(carry: tuple) -> Array:
-            _, _, accepted, count = carry
-            return ~accepted & (count < MAX_TRIES)
+        num_draws = math.prod(sample_shape)
+
+        def unfilled(carry: tuple) -> Array:
+            _, _, num_filled, count = carry
+            return (num_filled < num_draws) & (count < MAX_TRIES)
 
         def propose(carry: tuple) -> tuple:
-            key, _, _, count = carry
+            key, draws, num_filled, count = carry
             key, draw_key, accept_key = jax.random.split(key, 3)
-            noise = self.flow.base_dist.sample(draw_key)
-            x = self._through_layers(noise)
-            accepted = jnp.log(jax.random.uniform(accept_key)) < self._log_chance(noise, x)
-            return key, x, accepted & is_inside(x, self.bounded), count + 1
+            noise = self.flow.base_dist.sample(draw_key, (num_draws,))
+            x = jax.vmap(self._through_layers)(noise)
+            chance = jnp.log(jax.random.uniform(accept_key, (num_draws,)))
+            accepted = (chance < jax.vmap(self._log_chance)(noise, x)) & is_inside(x, self.bounded)
+            # All that are accepted take the next places; those for whom there is none are dropped.
+            place = jnp.where(accepted, num_filled + jnp.cumsum(accepted) - 1, num_draws)
+            draws = jnp.where(count == 0, x, draws).at[place].set(x, mode="drop")
+            return key, draws, num_filled + accepted.sum(), count + 1
 
-        def one(key: Array) -> Array:
-            x = jax.lax.while_loop(rejected, propose, propose((key, None, None, 0)))[1]
-            return from_box(x, self.bounded)
-
-        draws = jax.vmap(one)(jax.random.split(key, math.prod(sample_shape)))
+        start = key, jnp.zeros((num_draws, *self.event_shape)), jnp.zeros((), int), 0
+        draws = from_box(jax.lax.while_loop(unfilled, propose, start)[1], self.bounded)
         return draws.reshape(*sample_shape, *self.event_shape)
 
     def _log_chance(self, noise: Array, x: Array) -> Array:

@@ -105,22 +105,22 @@ class Couplings(Layer):
         self, vector: Array, move: Callable[[Array, Array], tuple[Array, Array]], reverse: bool
     ) -> tuple[Array, Array]:
         num_frequencies = (self.networks[0][0].shape[-2] // self._num_stay - 1) // 2
-        # Products with permutations: the gradient of a gather is a scatter, slow on a CPU.
-        permutations = np.eye(len(self.orders[0]))[np.array(self.orders)]
+        orders = np.array(self.orders)
+        first, last = (-1, 0) if reverse else (0, -1)
+        # From the order of each layer straight to the next one's, from the last to the vector's.
+        following = np.roll(orders, 1 if reverse else -1, axis=0)
+        following[last] = np.arange(orders.shape[-1])
+        ways = np.take_along_axis(np.argsort(orders, axis=-1), following, axis=-1)
 
         def layer(carry: tuple[Array, Array], inputs: tuple) -> tuple[tuple[Array, Array], None]:
-            (vector, log_det), (permutation, networks) = carry, inputs
-            ordered = jnp.matmul(vector, permutation.T, precision="highest")
+            (ordered, log_det), (way, networks) = carry, inputs
             stay, moving = jnp.split(ordered, [self._num_stay], axis=-1)
             moved, change = move(network(networks, waves(stay, num_frequencies)), moving)
-            ordered = jnp.concatenate([stay, moved], axis=-1)
-            vector = jnp.matmul(ordered, permutation, precision="highest")
-            return (vector, log_det + change), None
+            return (_permute(jnp.concatenate([stay, moved], axis=-1), way), log_det + change), None
 
         vector = vector.astype(jnp.result_type(vector, self.networks[0][0]))
-        start = vector, jnp.zeros(vector.shape[:-1], vector.dtype)
-        inputs = jnp.asarray(permutations, vector.dtype), self.networks
-        return jax.lax.scan(layer, start, inputs, reverse=reverse)[0]
+        start = _permute(vector, orders[first]), jnp.zeros(vector.shape[:-1], vector.dtype)
+        return jax.lax.scan(layer, start, (ways, self.networks), reverse=reverse)[0]
 
     @property
     def _num_stay(self) -> int:
@@ -266,6 +266,11 @@ class ElementwiseAffine(Layer):
     def tree_flatten(self) -> tuple:
         """Return arrays and static fields, as NumPyro's transforms do."""
         return (self.loc, self.scale), (("loc", "scale"), {})
+
+
+def _permute(x: Array, order: Array) -> Array:
+    """Return the coordinates in another order; the gradient is as fast as the value."""
+    return jnp.take(x, order, axis=-1, unique_indices=True, mode="clip")
 
 
 def _log_scale_and_shift(output: Array) -> tuple[Array, Array]:
