@@ -157,24 +157,29 @@ class RejectionFlow(dist.Distribution):
 
         num_draws = math.prod(sample_shape)
 
+        def propose(key: Array) -> tuple[Array, Array]:
+            draw_key, accept_key = jax.random.split(key)
+            noise = self.flow.base_dist.sample(draw_key)
+            x = self._through_layers(noise)
+            accepted = jnp.log(jax.random.uniform(accept_key)) < self._log_chance(noise, x)
+            return x, accepted & is_inside(x, self.bounded)
+
         def unfilled(carry: tuple) -> Array:
             _, _, num_filled, count = carry
             return (num_filled < num_draws) & (count < MAX_TRIES)
 
-        def propose(carry: tuple) -> tuple:
+        def fill(carry: tuple) -> tuple:
             key, draws, num_filled, count = carry
-            key, draw_key, accept_key = jax.random.split(key, 3)
-            noise = self.flow.base_dist.sample(draw_key, (num_draws,))
-            x = jax.vmap(self._through_layers)(noise)
-            chance = jnp.log(jax.random.uniform(accept_key, (num_draws,)))
-            accepted = (chance < jax.vmap(self._log_chance)(noise, x)) & is_inside(x, self.bounded)
+            key, batch_key = jax.random.split(key)
+            x, accepted = jax.vmap(propose)(jax.random.split(batch_key, num_draws))
             # All that are accepted take the next places; those for whom there is none are dropped.
             place = jnp.where(accepted, num_filled + jnp.cumsum(accepted) - 1, num_draws)
             draws = jnp.where(count == 0, x, draws).at[place].set(x, mode="drop")
             return key, draws, num_filled + accepted.sum(), count + 1
 
         start = key, jnp.zeros((num_draws, *self.event_shape)), jnp.zeros((), int), 0
-        draws = from_box(jax.lax.while_loop(unfilled, propose, start)[1], self.bounded)
+        draws = jax.lax.while_loop(unfilled, fill, start)[1]
+        draws = jax.vmap(lambda x: from_box(x, self.bounded))(draws)
         return draws.reshape(*sample_shape, *self.event_shape)
 
     def _log_chance(self, noise: Array, x: Array) -> Array:
