@@ -97,8 +97,8 @@ def fit(
 ) -> DSNResult:
     """Fit one of the properties with the default method.
 
-    The frequency jumps between circuits, so that the solution has folds and slits; a network that
-    sees waves at their place cuts them out.
+    Without noise the frequency jumps between circuits, so that the solution has folds and slits; a
+    network that sees waves at their place cuts them out. Noise blurs them.
 
     Parameters
     ----------
@@ -115,8 +115,9 @@ def fit(
     num_chains
         Number of independent fits.
     """
+    num_waves = 0 if noise else NUM_WAVES
     guide = AutoRealNVP(
-        circuit, num_components=8, acceptance_dims=(64, 64), num_waves=NUM_WAVES, truncated=True
+        circuit, num_components=8, acceptance_dims=(64, 64), num_waves=num_waves, truncated=True
     )
     dsn = DSN(circuit, BEHAVIORS[property_name], guide, num_chains=num_chains)
     return dsn.run(jax.random.key(seed), box, noise, num_epochs=num_epochs)
