@@ -154,7 +154,6 @@ class RejectionFlow(dist.Distribution):
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Return draws, shape ``(*sample_shape, D)``."""
-
         num_draws = math.prod(sample_shape)
 
         def propose(key: Array) -> tuple[Array, Array]:
