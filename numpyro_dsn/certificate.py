@@ -12,8 +12,9 @@ from numpyro_dsn.dual import dual_value, exponent, solve_dual, tilt
 from numpyro_dsn.feasibility import approaches, describe, separating_direction
 from numpyro_dsn.flow import Flow
 from numpyro_dsn.history import Epoch
+from numpyro_dsn.measurement import gap_to
 from numpyro_dsn.multipliers import NewtonState
-from numpyro_dsn.newton import gap_to, rescale
+from numpyro_dsn.newton import rescale
 from numpyro_dsn.pool import Pool, component_of, empty_pool, insert_draws, log_weights, unseen
 
 COVERED = np.log(10.0)

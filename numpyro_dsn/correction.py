@@ -4,13 +4,31 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from numpyro_dsn.dual import tilt
+from numpyro_dsn.dual import tilt, weighted_moments
+from numpyro_dsn.flow import Flow
+from numpyro_dsn.pool import Pool
 
 MAX_MOVE = 0.3
 """Largest violation, in standard deviations of a combination of statistics, that is corrected."""
 
+RIDGE, RIDGE_OF_LATENTS = 1e-6, 1e-2
+"""Added to the correlation of each statistic, and of each moment of the latents, with itself."""
 
-def newton_move(residual: Array, covariance: Array) -> Array:
+NEW = 0.01
+"""A moment of the latents counts if it has at least this share of its variance at fixed T."""
+
+KEPT = 0.9
+"""Share of the correction of the latents' moments that is kept in an epoch. A flow that is too
+small for them and for the constraints meets the constraints."""
+
+FAR = 3.0
+"""Standard deviations of a latent beyond which its moments are constant."""
+
+MAX_LATENTS = 32
+"""The moments of more latents are not corrected: covariances would cost more than the flow."""
+
+
+def newton_move(residual: Array, covariance: Array, ridge: Array) -> Array:
     r"""Return the move of eta that would undo a violation, as far as it can be trusted.
 
     .. math:: -\sum_i \frac{v_i}{\sqrt{\lambda_i}} \operatorname{clip}
@@ -26,10 +44,12 @@ def newton_move(residual: Array, covariance: Array) -> Array:
     covariance
         That of T, with eigenvalues :math:`\lambda_i` and eigenvectors :math:`v_i` of its
         correlations, shape ``(num_constraints, num_constraints)``.
+    ridge
+        What is added to the diagonal of the correlations, shape ``(num_constraints,)``.
     """
     scale = jnp.sqrt(jnp.diag(covariance) + 1e-12)
     correlation = covariance / scale[:, None] / scale[None, :]
-    values, vectors = jnp.linalg.eigh(correlation + 1e-6 * jnp.eye(len(scale)))
+    values, vectors = jnp.linalg.eigh(correlation + jnp.diag(ridge))
     values = jnp.sqrt(jnp.maximum(values, 1e-6))
     whitened = jnp.clip(vectors.T @ (residual / scale) / values, -MAX_MOVE, MAX_MOVE)
     return -(vectors @ (whitened / values)) / scale
@@ -54,3 +74,80 @@ def shortened(
     candidates = 0.8 ** jnp.arange(16)[:, None] * correction[None]
     trusted = jax.lax.map(ess, candidates) >= 0.5 * ess(jnp.zeros_like(correction))
     return jnp.where(jnp.any(trusted), candidates[jnp.argmax(trusted)], 0.0)
+
+
+def latent_moments(pool: Pool, flow: Flow, weights: Array) -> Array:
+    r"""Return what each latent and its square have in them that T has not.
+
+    .. math:: z = \operatorname{clip} \left( \frac{x - E_q[x]}{\sqrt{Var_q[x]}}, -3, 3 \right),
+              \qquad m = (z, z^2) - Cov_q[(z, z^2), T] \, Cov_q[T]^{-1} \, T
+
+    A correction of m leaves that of T alone, which then still meets the constraints.
+
+    Parameters
+    ----------
+    pool, flow
+        The draws, and the coordinates x of the flow.
+    weights
+        Weights that turn the draws into those of the flow q, shape ``(num_draws,)``.
+
+    Returns
+    -------
+    m, shape ``(num_draws, 2 * D)``, zero where T says it all; ``(num_draws, 0)`` of more than
+    :data:`MAX_LATENTS` latents.
+    """
+    if pool.flat.shape[-1] > MAX_LATENTS:
+        return pool.flat[:, :0]
+    x = flow.coordinates(jnp.where(pool.finite[:, None], pool.flat, 0.0))
+    center = weights @ x
+    spread = jnp.sqrt(weights @ (x - center[None]) ** 2) + jnp.finfo(x.dtype).tiny ** 0.5
+    # Far from the flow a power without bound would outweigh the tilt.
+    z = jnp.clip((x - center[None]) / spread[None], -FAR, FAR)
+    moments = jnp.concatenate([z, z**2], axis=-1)
+    every = jnp.concatenate([pool.statistics, moments], axis=-1)
+    _, covariance = weighted_moments(weights, every)
+    num_statistics = pool.statistics.shape[-1]
+    scale = jnp.sqrt(jnp.diag(covariance)) + jnp.finfo(x.dtype).tiny ** 0.5
+    correlation = (covariance / scale[:, None] / scale[None, :])[:num_statistics]
+    of_statistics, shared = jnp.split(correlation, [num_statistics], axis=-1)
+    slopes = jnp.linalg.solve(of_statistics + RIDGE * jnp.eye(num_statistics), shared)
+    known = (pool.statistics / scale[None, :num_statistics]) @ slopes
+    is_new = 1 - jnp.sum(slopes * shared, axis=0) > NEW
+    return jnp.where(is_new[None], moments - known * scale[None, num_statistics:], 0.0)
+
+
+def wider_move(
+    residual: Array, statistics: Array, moments: Array, weights: Array, target_weights: Array
+) -> Array:
+    r"""Return the move of eta that would undo violations, and errors of the latents' moments.
+
+    .. math:: E_q[T] - \mu, \qquad E_q[m] - E_p[m]
+
+    A flow blurs what is thin, and means and variances of the latents change with it; an error
+    that is as coarse as these can be undone like a violation.
+
+    Parameters
+    ----------
+    residual
+        The violation, shape ``(num_constraints,)``.
+    statistics, moments
+        T and m, of shapes ``(num_draws, num_constraints)`` and ``(num_draws, num_moments)``.
+    weights, target_weights
+        Weights that turn the draws into those of the flow q and of the tilted prior p, each of
+        shape ``(num_draws,)``.
+
+    Returns
+    -------
+    Shape ``(num_constraints + num_moments,)``.
+    """
+    error = weights @ moments - target_weights @ moments
+    every = jnp.concatenate([statistics, moments], axis=-1)
+    _, covariance = weighted_moments(weights, every)
+    ridge = jnp.array([RIDGE] * residual.size + [RIDGE_OF_LATENTS] * error.size)
+    return newton_move(jnp.concatenate([residual, error]), covariance, ridge)
+
+
+def forgotten(correction: Array, num_constraints: int) -> Array:
+    """Return a correction of which the part of the latents' moments is smaller than before."""
+    of_statistics, of_latents = jnp.split(correction, [num_constraints])
+    return jnp.concatenate([of_statistics, KEPT * of_latents])

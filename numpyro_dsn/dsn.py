@@ -16,15 +16,16 @@ from numpyro.infer.util import transform_fn
 from tqdm.auto import trange
 
 from numpyro_dsn.certificate import infeasible
+from numpyro_dsn.default_guide import default_guide
 from numpyro_dsn.epoch import ChainState, Params, penalty_epoch, start_chain
 from numpyro_dsn.fit import Fit
 from numpyro_dsn.flow import build_flow, prior_sampler, require_density, set_up_guide
-from numpyro_dsn.guides import AutoRealNVP
 from numpyro_dsn.history import History, extend_history, start_history
 from numpyro_dsn.multipliers import DualNewton, NewtonState, PenaltyMethod
 from numpyro_dsn.newton import SMALLEST, newton_epoch, start_newton
 from numpyro_dsn.objective import Particles, draw_particles
 from numpyro_dsn.optim import as_numpyro_optim
+from numpyro_dsn.path_loss import has_paths
 from numpyro_dsn.persistence import load_arrays
 from numpyro_dsn.pool import component_of
 from numpyro_dsn.program import Behavior, Model, read
@@ -35,9 +36,6 @@ from numpyro_dsn.summary import progress_text
 NUM_DRAWS, NUM_NOISY, NUM_VALUES = 32_000, 8000, 8_000_000
 """Draws of an epoch, by default; fewer of a stochastic simulator, which runs each several times,
 and of so many latents that they would have more values than the last number."""
-
-NUM_COMPONENTS, ACCEPTANCE_DIMS = 8, (64, 64)
-"""Base of the default guide where the method needs no gradient of the draws."""
 
 NUM_REPLICATES = 16
 """Simulations of each draw behind a certificate of the penalty method, if there is noise."""
@@ -240,16 +238,7 @@ class DSN:
         if self._arguments is not None and _same(self._arguments, (args, kwargs)):
             return
         program = read(jax.random.key(0), self.model, self.behavior, args, kwargs)
-        guide = self.guide
-        if guide is None:
-            base: dict[str, Any] = {}
-            if isinstance(self.multipliers, DualNewton):
-                base = {
-                    "num_components": NUM_COMPONENTS,
-                    "acceptance_dims": ACCEPTANCE_DIMS,
-                    "truncated": True,
-                }
-            guide = AutoRealNVP(program.guide_model, **base)
+        guide = default_guide(program, self.multipliers) if self.guide is None else self.guide
         transforms = set_up_guide(guide, program, args, kwargs)
         self._constrain = partial(transform_fn, transforms)
 
@@ -275,19 +264,21 @@ class DSN:
         flow = build_flow(program, guide, self._constrain, replicates, args, kwargs)
         prior = prior_sampler(program, guide, args, kwargs)
         if isinstance(method, DualNewton):
-            some = jax.eval_shape(init_params, jax.random.key(0))
+            some = init_params(jax.random.key(0))
             require_density(flow.log_prob, some, guide.latent_dim)
             most = NUM_NOISY if program.is_stochastic else NUM_DRAWS
             most = min(most, NUM_VALUES // guide.latent_dim)
             num_draws = most if method.num_draws is None else method.num_draws
             sizes = num_draws, self.num_particles, self.num_steps
+            once = build_flow(program, guide, self._constrain, 1, args, kwargs)
+            paths = once if has_paths(once, guide, self._constrain(some)) else None
 
             def start(rng_key: Array) -> Any:
                 params = init_params(rng_key)
                 return start_newton(rng_key, method, optim, flow, params, prior, *bounds, num_draws)
 
             def epoch(chain: ChainState) -> Any:
-                return newton_epoch(chain, method, optim, flow, *bounds, *sizes)
+                return newton_epoch(chain, method, optim, flow, paths, *bounds, *sizes)
 
         else:
 

@@ -50,10 +50,23 @@ def tilt(natural_parameters: Array, log_base: Array, statistics: Array, noise: A
     weights = jnp.exp(log_weights)
     # Weights favor draws whose error happens to point along eta, by S eta on average.
     denoised = statistics - jnp.einsum("nr,nrk->nk", noise @ natural_parameters, noise)
-    mean = weights @ denoised
-    deviations = denoised - mean[None]
-    covariance = (weights[:, None] * deviations).T @ deviations
+    mean, covariance = weighted_moments(weights, denoised)
     return Tilt(log_weights, log_normalizer, mean, covariance, 1 / jnp.sum(weights**2))
+
+
+def weighted_moments(weights: Array, values: Array) -> tuple[Array, Array]:
+    """Return mean and covariance, shapes ``(K,)`` and ``(K, K)``.
+
+    Parameters
+    ----------
+    weights
+        Weights that sum to one, shape ``(num_draws,)``.
+    values
+        Shape ``(num_draws, K)``.
+    """
+    mean = weights @ values
+    deviations = values - mean[None]
+    return mean, (weights[:, None] * deviations).T @ deviations
 
 
 def exponent(natural_parameters: Array, statistics: Array, noise: Array) -> Array:
@@ -143,27 +156,15 @@ def solve_dual(
         tilted = tilt(eta, log_base, statistics, noise)
         return dual_value(eta, tilted.log_normalizer, lower, upper), tilted
 
-    def violation(eta: Array, mean: Array) -> Array:
-        # An inequality with multiplier zero is only active where it is violated.
-        target = jnp.where(eta > 0, lower, jnp.where(eta < 0, upper, jnp.clip(mean, lower, upper)))
-        return mean - target
-
     def step(min_ess: float, carry: tuple) -> tuple:
         eta, count, _, _ = carry
         current, tilted = value(eta)
+        direction, residual = _direction(eta, tilted.mean, tilted.covariance, lower, upper)
+        slope = jnp.dot(direction, residual)
         scale = jnp.sqrt(jnp.diag(tilted.covariance)) + jnp.finfo(eta.dtype).tiny ** 0.5
-        residual = violation(eta, tilted.mean) / scale
-        active = (residual != 0) | (lower == upper)
-        correlation = tilted.covariance / scale[:, None] / scale[None, :]
-        correlation = jnp.where(active[:, None] & active[None, :], correlation, 0.0)
-        ridge = jnp.where(active, 1e-5, 1.0)
-        direction = -jnp.linalg.solve(correlation + jnp.diag(ridge), residual) / scale
-        slope = jnp.dot(direction, residual * scale)
 
         def attempt(size: Array) -> tuple[Array, Array]:
-            candidate = eta + size * direction
-            crosses = (lower < upper) & (candidate * eta < 0)
-            candidate = jnp.where(crosses, 0.0, candidate)
+            candidate = _moved(eta, size * direction, lower, upper)
             new, new_tilt = value(candidate)
             slack = 1e-6 * (1 + jnp.abs(current))
             decreases = new <= current + 1e-4 * size * slope + slack
@@ -172,7 +173,7 @@ def solve_dual(
         candidates, accepted = jax.lax.map(attempt, scales)
         found = jnp.any(accepted)
         eta = jnp.where(found, candidates[jnp.argmax(accepted)], eta)
-        reached = jnp.max(jnp.abs(residual)) < 1e-3
+        reached = jnp.max(jnp.abs(residual) / scale) < 1e-3
         return eta, count + 1, reached, ~found
 
     def proceeds(carry: tuple) -> Array:
@@ -193,3 +194,57 @@ def solve_dual(
     minimum, reached = descend(natural_parameters, 0.0)
     known = reached & (value(minimum)[1].ess >= min_ess)
     return jax.lax.cond(known, lambda: (minimum, reached), inside)
+
+
+def newton_step(
+    natural_parameters: Array,
+    mean: Array,
+    covariance: Array,
+    lower: Array,
+    upper: Array,
+    max_nats: float,
+) -> Array:
+    r"""Return natural parameters after one Newton step, shortened to a divergence.
+
+    .. math:: \eta + s \delta, \qquad \delta = -C^{-1} r, \qquad
+              \tfrac12 s^2 \, \delta^\top C \delta \le d
+
+    Half of the square is, to second order, the divergence of the new tilted density from the old.
+    No draws need to know the new one.
+
+    Parameters
+    ----------
+    natural_parameters, lower, upper
+        eta and bounds on E[T], each of shape ``(num_constraints,)``.
+    mean, covariance
+        Moments of T at eta, of shapes ``(num_constraints,)`` and
+        ``(num_constraints, num_constraints)``.
+    max_nats
+        d.
+    """
+    direction, _ = _direction(natural_parameters, mean, covariance, lower, upper)
+    nats = 0.5 * direction @ covariance @ direction
+    size = jnp.sqrt(max_nats / jnp.maximum(nats, max_nats))
+    return _moved(natural_parameters, size * direction, lower, upper)
+
+
+def _direction(
+    eta: Array, mean: Array, covariance: Array, lower: Array, upper: Array
+) -> tuple[Array, Array]:
+    """Return the Newton direction of the dual, and its gradient, the violation."""
+    # An inequality with multiplier zero is only active where it is violated.
+    target = jnp.where(eta > 0, lower, jnp.where(eta < 0, upper, jnp.clip(mean, lower, upper)))
+    scale = jnp.sqrt(jnp.diag(covariance)) + jnp.finfo(eta.dtype).tiny ** 0.5
+    residual = (mean - target) / scale
+    active = (residual != 0) | (lower == upper)
+    correlation = covariance / scale[:, None] / scale[None, :]
+    correlation = jnp.where(active[:, None] & active[None, :], correlation, 0.0)
+    ridge = jnp.where(active, 1e-5, 1.0)
+    direction = -jnp.linalg.solve(correlation + jnp.diag(ridge), residual) / scale
+    return direction, residual * scale
+
+
+def _moved(eta: Array, move: Array, lower: Array, upper: Array) -> Array:
+    """Return eta after a move; the multiplier of an inequality stops at zero on its way."""
+    crosses = (lower < upper) & ((eta + move) * eta < 0)
+    return jnp.where(crosses, 0.0, eta + move)

@@ -158,7 +158,7 @@ class NewtonState(NamedTuple):
         eta in units of ``1 / scale``, shape ``(num_constraints,)``.
     correction
         What is added to eta when the flow is fitted, if the draws allow it, to undo the flow's own
-        error; same shape.
+        error; then the same for moments of the latents, shape ``(num_constraints + num_moments,)``.
     origin, scale
         Origin and unit in which T is kept, each of shape ``(num_constraints,)``.
     annealing

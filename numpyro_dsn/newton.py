@@ -7,23 +7,21 @@ import jax.numpy as jnp
 from jax import Array
 from numpyro.optim import _NumPyroOptim
 
-from numpyro_dsn.correction import newton_move, shortened
-from numpyro_dsn.dual import Tilt, dual_value, exponent, solve_dual, tilt
-from numpyro_dsn.epoch import Best, ChainState, Params, train, violations
+from numpyro_dsn.correction import forgotten, latent_moments, shortened
+from numpyro_dsn.dual import exponent, newton_step, solve_dual, tilt, weighted_moments
+from numpyro_dsn.epoch import Best, ChainState, Params, train
 from numpyro_dsn.flow import Flow
 from numpyro_dsn.history import Epoch, Trace
+from numpyro_dsn.measurement import log_base, measure
 from numpyro_dsn.multipliers import DualNewton, NewtonState
+from numpyro_dsn.path_loss import path_loss
 from numpyro_dsn.pool import (
     Draws,
-    Pool,
     component_of,
-    divergence,
     empty_pool,
     insert_draws,
     log_weights,
-    relative_variance,
     seen,
-    unseen,
 )
 from numpyro_dsn.prior_draws import gather, spread, unthinned
 from numpyro_dsn.weighted_loss import weighted_loss
@@ -44,6 +42,9 @@ WORSE, RUINED = 2.0, 1.0
 """An epoch is taken back if it makes the gap so many times as large, and larger by so many nats:
 of small gaps a few draws far out make most, more or fewer by chance."""
 
+NATS = 0.5
+"""Divergence, for each latent, that gradients of the draws can cross in an epoch."""
+
 NEAR = 0.02
 """Further from its target, in nats, a fit's violation is more and more what it has yet to learn."""
 
@@ -53,6 +54,7 @@ def newton_epoch(
     method: DualNewton,
     optim: _NumPyroOptim,
     flow: Flow,
+    paths: Flow | None,
     lower: Array,
     upper: Array,
     num_draws: int,
@@ -62,7 +64,9 @@ def newton_epoch(
     """Run one epoch of the dual Newton method.
 
     Solve the dual on all draws as far as they can be trusted, fit the flow to the tilted prior by
-    :func:`~numpyro_dsn.weighted_loss.weighted_loss`, and simulate draws of it.
+    :func:`~numpyro_dsn.weighted_loss.weighted_loss`, and simulate draws of it. With ``paths`` the
+    dual also moves further than draws are known, and the fit is by
+    :func:`~numpyro_dsn.path_loss.path_loss`.
 
     Parameters
     ----------
@@ -74,6 +78,8 @@ def newton_epoch(
         A NumPyro optimizer; its steps shrink when they no longer bring the fit closer.
     flow
         The guide and the circuit.
+    paths
+        The same with one simulation of each draw, if the fit should follow gradients.
     lower, upper
         Bounds on E[T], each of shape ``(num_constraints,)``.
     num_draws, num_particles, num_steps
@@ -90,17 +96,33 @@ def newton_epoch(
     scaled = (lower - dual.origin) / dual.scale, (upper - dual.origin) / dual.scale
 
     annealing = _anneal(dual, method.min_ess)
-    base = _base(dual.pool, annealing)
+    base = log_base(dual.pool, annealing)
     draws = log_weights(dual.pool, base), dual.pool.statistics, dual.pool.noise
     eta, solved = solve_dual(dual.natural_parameters, *draws, *scaled, method.min_ess)
     reached = solved & (annealing == 1)
-    correction = shortened(dual.correction, eta, *draws)
-    aim = eta + correction
-    log_target = base + exponent(aim, *draws[1:]) - tilt(aim, *draws).log_normalizer
-    training = seen(dual.pool)
-    target = tilt(aim, log_weights(training, base), *draws[1:])
     log_last = dual.pool.log_q[dual.component]
-    loss = weighted_loss(flow, training, target.log_weights, log_target, log_last, num_particles)
+    last_weights = jax.nn.softmax(log_weights(dual.pool, log_last))
+    if paths is not None:
+        mean, covariance = weighted_moments(last_weights, dual.pool.statistics)
+        max_nats = NATS * dual.pool.flat.shape[-1]
+        far = newton_step(dual.natural_parameters, mean, covariance, *scaled, max_nats)
+        eta = jnp.where(solved, eta, far)
+    # The aim is beside the solution: also for moments of the latents, whose eta is zero there.
+    moments = latent_moments(dual.pool, flow, last_weights)
+    noise = jnp.pad(dual.pool.noise, [(0, 0), (0, 0), (0, moments.shape[-1])])
+    wider = draws[0], jnp.concatenate([dual.pool.statistics, moments], axis=-1), noise
+    solution = jnp.pad(eta, (0, dual.correction.size - eta.size))
+    correction = shortened(dual.correction, solution, *wider)
+    aim = solution + correction
+    log_target = base + exponent(aim, *wider[1:]) - tilt(aim, *wider).log_normalizer
+    training = seen(dual.pool)
+    target = tilt(aim, log_weights(training, base), *wider[1:])
+    if paths is None:
+        weights = target.log_weights
+        loss = weighted_loss(flow, training, weights, log_target, log_last, num_particles)
+    else:
+        unit = dual.origin, dual.scale
+        loss = path_loss(paths, aim[: eta.size], *unit, num_particles)
 
     # Adaptive steps do not depend on the gradient's size: a factor of the variables is a factor of
     # the steps. The optimizer goes on from the averaged parameters, its variables from the last.
@@ -136,13 +158,13 @@ def newton_epoch(
     )
     # Both flows, the new one and the one before it, on the same draws and beside the same target.
     both = jax.lax.map(
-        lambda flow: _measure(updated, flow, component, lower, upper, method),
+        lambda number: measure(updated, number, component, flow, lower, upper, method),
         jnp.stack([component, dual.component]),
     )
     gap, before = both[0].gap
     worse = dual.reached & reached & ~(gap <= WORSE * before + RUINED)
     worse &= component != dual.component
-    summary, residual, covariance = jax.tree.map(lambda leaf: leaf[worse.astype(int)], both)
+    summary, move = jax.tree.map(lambda leaf: leaf[worse.astype(int)], both)
     params, optim_state = jax.tree.map(
         lambda old, new: jnp.where(worse, old, new),
         (dual.params, state.optim_state),
@@ -153,11 +175,11 @@ def newton_epoch(
     )
     # What the flow cannot represent shows up as a violation; aim beside the target to undo it.
     trust = jnp.where(summary.gap > NEAR, NEAR / summary.gap, 1.0)
-    move = method.correction_rate * trust * newton_move(residual, covariance)
+    move *= jnp.where(reached & ~worse, method.correction_rate * trust, 0.0)
     settled = dual.reached & reached & (summary.gap > SETTLED * dual.gap)
     factor = jnp.where(worse, 0.5, jnp.where(settled, SHRINK, 1.0))
     updated = updated._replace(
-        correction=correction + jnp.where(reached & ~worse, move, 0.0),
+        correction=forgotten(correction, eta.size) + move,
         step_scale=jnp.maximum(factor * dual.step_scale, SMALLEST),
         gap=summary.gap,
         params=params,
@@ -228,10 +250,10 @@ def start_newton(
         log_share=pool.log_share.at[: method.num_first].set(first.log_share),
         counts=pool.counts.at[0].set(first.num_simulated),
     )
-    zeros = jnp.zeros_like(lower)
+    moments = latent_moments(pool, flow, jax.nn.softmax(log_weights(pool, pool.log_q[0])))
     dual = NewtonState(
-        natural_parameters=zeros,
-        correction=zeros,
+        natural_parameters=jnp.zeros_like(lower),
+        correction=jnp.zeros(lower.size + moments.shape[-1], lower.dtype),
         origin=origin,
         scale=scale,
         annealing=jnp.where(prior is None, 0.0, 1.0),
@@ -244,7 +266,7 @@ def start_newton(
         first_params=params,
         from_prior=jnp.full((), prior is not None, bool),
     )
-    summary, _, _ = _measure(dual, dual.component, dual.component, lower, upper, method)
+    summary, _ = measure(dual, dual.component, dual.component, flow, lower, upper, method)
     best = Best(params, jnp.full((), -1, int), jnp.full((), -jnp.inf, lower.dtype))
     state = ChainState(optim.init(params), dual, params, best, jnp.zeros((), int), rng_key)
     nonfinite = first.num_nonfinite / first.num_simulated
@@ -260,133 +282,14 @@ def rescale(draws: Draws, origin: Array, scale: Array) -> Draws:
     )
 
 
-def _base(pool: Pool, annealing: Array) -> Array:
-    r"""Return the log density of the annealed prior :math:`p^t q_0^{1 - t}` at every draw.
-
-    An improper prior is no start; the first flow is, and hands over to the prior step by step.
-    """
-    first = jnp.where(pool.finite, pool.log_q[0], 0.0)
-    return first + annealing * (pool.log_prior - first)
-
-
 def _anneal(dual: NewtonState, min_ess: float) -> Array:
     """Return the largest power of the prior, of a few, that the draws can be trusted for."""
     pool, eta = dual.pool, dual.natural_parameters
     powers = dual.annealing + (1 - dual.annealing) * 0.5 ** jnp.arange(8)
 
     def ess(power: Array) -> Array:
-        base = log_weights(pool, _base(pool, power))
+        base = log_weights(pool, log_base(pool, power))
         return tilt(eta, base, pool.statistics, pool.noise).ess
 
     trusted = jax.lax.map(ess, powers) >= min_ess
     return jnp.where(jnp.any(trusted), powers[jnp.argmax(trusted)], dual.annealing)
-
-
-def _measure(
-    dual: NewtonState,
-    component: Array,
-    newest: Array,
-    lower: Array,
-    upper: Array,
-    method: DualNewton,
-) -> tuple[Epoch, Array, Array]:
-    """Measure a component of the pool, and its distance to the optimum.
-
-    Returns
-    -------
-    The measurements, the violation and the covariance of T in the pool's units.
-    """
-    pool = unseen(dual.pool, newest)
-    log_q = pool.log_q[component]
-    log_w = log_weights(pool, log_q)
-    weights = jax.nn.softmax(log_w)
-    mean = weights @ pool.statistics
-    deviations = pool.statistics - mean[None]
-    covariance = (weights[:, None] * deviations).T @ deviations
-    mean_se = jnp.sqrt((weights**2) @ deviations**2)
-    entropy, entropy_variance = divergence(pool, log_q, pool.log_det)
-    kl_to_prior, _ = divergence(pool, log_q, pool.log_prior)
-
-    eta, base = dual.natural_parameters, _base(pool, dual.annealing)
-    tilted = tilt(eta, log_weights(pool, base), pool.statistics, pool.noise)
-    scaled = (lower - dual.origin) / dual.scale, (upper - dual.origin) / dual.scale
-    bound = dual_value(eta, tilted.log_normalizer, *scaled)
-    gap, gap_se = gap_to(pool, eta, tilted, log_q, base)
-    scale = jnp.sqrt(jnp.maximum(jnp.diag(covariance), jnp.finfo(mean.dtype).tiny))
-    residual = violations(mean, *scaled)
-    epoch = Epoch(
-        entropy=-entropy,
-        kl_to_prior=kl_to_prior,
-        entropy_se=jnp.sqrt(entropy_variance),
-        mean=mean * dual.scale + dual.origin,
-        mean_se=mean_se * dual.scale,
-        scale=scale * dual.scale,
-        violation=residual / scale,
-        multipliers=-dual.natural_parameters / dual.scale,
-        penalty=jnp.zeros(()),
-        converged=has_converged(method, gap + gap_se, eta, residual, mean_se, scale),
-        nonfinite=jnp.zeros(()),
-        skipped=jnp.zeros(()),
-        dual_bound=bound,
-        gap=gap,
-        gap_se=gap_se,
-        ess=tilted.ess,
-    )
-    return epoch, residual, covariance
-
-
-def has_converged(
-    method: DualNewton,
-    gap: Array,
-    natural_parameters: Array,
-    residual: Array,
-    mean_se: Array,
-    scale: Array,
-) -> Array:
-    r"""Return whether a fit meets its constraints and is close to maximum entropy.
-
-    Its entropy differs from the optimum's by the gap and by what its violation is worth,
-    :math:`|\eta^\top r|`.
-
-    Parameters
-    ----------
-    method
-        Tolerances.
-    gap
-        Distance to the tilted density plus its standard error, shape ``()``, in nats.
-    natural_parameters, residual, mean_se, scale
-        eta, r, and standard error and standard deviation of T, each of shape
-        ``(num_constraints,)``, in any one unit of T.
-    """
-    worst = jnp.max((jnp.abs(residual) + 2 * mean_se) / scale)
-    distance = gap + jnp.abs(natural_parameters @ residual)
-    return (worst <= method.tolerance) & (distance <= method.gap_tolerance)
-
-
-def gap_to(
-    pool: Pool, natural_parameters: Array, tilted: Tilt, log_q: Array, log_base: Array
-) -> tuple[Array, Array]:
-    r"""Return the distance of a fit to the tilted density, and its standard error, in nats.
-
-    .. math:: KL(q \,\|\, p_\eta) = \left[ g(\eta) + KL(q \,\|\, p) \right]
-              - \eta^\top (E_q[T] - \mu)
-
-    The bracket is the distance to the dual bound. Where a constraint is violated it can be small,
-    or negative, for a poor fit; the divergence cannot.
-
-    Parameters
-    ----------
-    pool
-        Draws of the prior and of flows.
-    natural_parameters
-        eta in the pool's units, shape ``(num_constraints,)``.
-    tilted
-        The tilted density on these draws.
-    log_q, log_base
-        Log densities of the fit and of what is tilted, each of shape ``(num_draws,)``.
-    """
-    # T enters linearly, so the noise of a stochastic simulator needs no correction here.
-    log_target = log_base + pool.statistics @ natural_parameters - tilted.log_normalizer
-    gap, variance = divergence(pool, log_q, log_target)
-    # The two estimates share draws; their errors are added as if they did not.
-    return gap, jnp.sqrt(variance + relative_variance(pool, tilted.log_weights))

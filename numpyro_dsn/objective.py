@@ -71,7 +71,7 @@ def draw_particles(
         trace = handlers.trace(seeded).get_trace(*args, **kwargs)
         _require_reparametrized(trace)
         latents, log_q = latents_and_log_density(trace)
-        gated = jax.tree.map(_gate, latents)
+        gated = jax.tree.map(gate, latents)
         statistics = simulate(simulator_key, model, gated, constraints, args, kwargs).statistics
         # The prior pulls even where the statistics are not finite; XLA runs the circuit once.
         log_prior = simulate(simulator_key, model, latents, constraints, args, kwargs).log_prior
@@ -245,7 +245,7 @@ def _require_reparametrized(trace: dict[str, dict]) -> None:
 
 
 @jax.custom_vjp
-def _gate(latent: Array) -> Array:
+def gate(latent: Array) -> Array:
     """Pass a latent into the simulator, and a gradient back only where it is finite.
 
     A NaN inside a simulator reaches its inputs as NaN, even if the NaN statistic was masked.
@@ -257,4 +257,4 @@ def _gate_backward(_: None, gradient: Array) -> tuple[Array]:
     return (jnp.where(jnp.all(jnp.isfinite(gradient)), gradient, 0.0),)
 
 
-_gate.defvjp(lambda latent: (latent, None), _gate_backward)
+gate.defvjp(lambda latent: (latent, None), _gate_backward)

@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
-from numpyro_dsn.dual import dual_value, exponent, solve_dual, tilt
+from numpyro_dsn.dual import dual_value, exponent, newton_step, solve_dual, tilt
 
 NUM_DRAWS = 100_000
 
@@ -134,3 +136,18 @@ def test_correlated_noise_does_not_move_the_solution(rng_key):
     for wrong in (jnp.zeros_like(noise), independent):
         off, allowed, _ = error(wrong)
         assert off > 4 * allowed
+
+
+@pytest.mark.parametrize(("max_nats", "expected"), [(2.0, 2.0), (0.5, 1.0)])
+def test_step_is_shortened_to_a_divergence(max_nats, expected):
+    """From N(0, 1) to N(2, 1) are 2 nats and eta = 2; halfway is a quarter of them."""
+    zero, two = jnp.zeros(1), jnp.full(1, 2.0)
+    eta = newton_step(zero, zero, jnp.ones((1, 1)), two, two, max_nats)
+    assert_allclose(eta, expected, rtol=1e-4)
+
+
+def test_step_of_an_inequality_stops_at_zero():
+    """A mean far below its upper bound needs no multiplier, and one of the other sign least."""
+    one, mean = jnp.ones(1), jnp.full(1, -5.0)
+    eta = newton_step(-one, mean, jnp.ones((1, 1)), -jnp.inf * one, 0.0 * one, 100.0)
+    assert_array_equal(eta, 0.0)

@@ -16,10 +16,9 @@ from numpyro.optim import SGD
 
 from numpyro_dsn import DSN, DualNewton, MaxEntropyELBO, Status, behavior
 from numpyro_dsn.constraints import Moments
-from numpyro_dsn.correction import MAX_MOVE, newton_move, shortened
-from numpyro_dsn.dual import tilt
 from numpyro_dsn.guides import AutoRealNVP
-from numpyro_dsn.newton import AVERAGE, RUINED, SHRINK, SMALLEST, has_converged
+from numpyro_dsn.measurement import has_converged
+from numpyro_dsn.newton import AVERAGE, RUINED, SHRINK, SMALLEST
 from numpyro_dsn.weighted_loss import attend
 
 SMALL = DualNewton(num_first=500, num_draws=200, num_flows=2, min_ess=50.0)
@@ -79,25 +78,6 @@ def test_attention_changes_no_mean_and_finds_rare_disagreement():
     assert_allclose(attention[7] / attention.min(), 100.0, rtol=1e-5)
 
 
-def test_move_undoes_a_small_violation():
-    covariance, residual = jnp.array([[2.0, 0.5], [0.5, 1.0]]), jnp.array([0.1, -0.05])
-    assert_allclose(
-        newton_move(residual, covariance), -jnp.linalg.solve(covariance, residual), 1e-4
-    )
-
-
-def test_move_is_bounded_where_statistics_are_redundant():
-    """The difference of two statistics has a standard deviation of 0.01, and is violated by 10."""
-    covariance = jnp.array([[1.0, 0.99995], [0.99995, 1.0]])
-    residual = jnp.array([0.05, -0.05])
-    unbounded = -np.linalg.solve(covariance, residual)
-    move = np.asarray(newton_move(residual, covariance))
-    distance = np.sqrt(move @ covariance @ move)
-    assert np.sqrt(unbounded @ covariance @ unbounded) > 9
-    assert distance <= MAX_MOVE * np.sqrt(2) * 1.01
-    assert move @ residual < 0
-
-
 @pytest.mark.parametrize(
     ("gap", "eta", "residual", "mean_se", "expected"),
     [
@@ -113,22 +93,6 @@ def test_what_has_converged(gap, eta, residual, mean_se, expected):
     per_scale = jnp.array([0.0, eta]), jnp.array([0.0, residual]), jnp.array([0.0, mean_se])
     parts = per_scale[0] / scale, per_scale[1] * scale, per_scale[2] * scale
     assert bool(has_converged(DualNewton(), jnp.asarray(gap), *parts, scale)) is expected
-
-
-def test_correction_leaves_half_of_the_effective_draws(rng_key):
-    statistics = jax.random.normal(rng_key, (1000, 2))
-    draws = jnp.zeros(1000), statistics, jnp.zeros((1000, 1, 2))
-    eta = jnp.array([0.2, 0.0])
-
-    def ess(correction):
-        return tilt(eta + correction, *draws).ess
-
-    far = shortened(jnp.array([2.0, 0.0]), eta, *draws)
-    assert ess(jnp.array([2.0, 0.0])) < 0.1 * ess(jnp.zeros(2))
-    assert ess(far) >= 0.5 * ess(jnp.zeros(2))
-    assert far[0] > 0
-    near = jnp.array([0.1, -0.1])
-    assert_allclose(shortened(near, eta, *draws), near)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -17,6 +17,7 @@ from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 from numpyro.infer.autoguide import AutoContinuous
 from numpyro.infer.initialization import init_to_uniform
+from numpyro.primitives import Messenger
 
 from numpyro_dsn.guides.density import constrain, unconstrain
 from numpyro_dsn.guides.distribution import FlowDistribution
@@ -107,7 +108,7 @@ class AutoFlow(AutoContinuous):
         self.num_waves = num_waves
         self.truncated = truncated
         self.init_variance = init_variance
-        latents_only = handlers.block(model, hide_fn=_is_no_latent)
+        latents_only = handlers.block(_WithoutGradient(model), hide_fn=_is_no_latent)
         super().__init__(latents_only, prefix=prefix, init_loc_fn=init_loc_fn)
 
     @abstractmethod
@@ -218,6 +219,18 @@ class AutoFlow(AutoContinuous):
             return start, jnp.ones_like(start)
         finite = jnp.isfinite(draws)  # a draw at an end of its support is infinitely far here
         return draws.mean(0, where=finite), draws.std(0, where=finite)
+
+
+class _WithoutGradient(Messenger):
+    """Hide gradients from the rest of a model, which may have none, as that of a callback.
+
+    NumPyro takes those of the log density when it looks for a place to start.
+    """
+
+    def postprocess_message(self, msg: dict) -> None:
+        """Stop the gradient of a sample site's value."""
+        if msg["type"] == "sample":
+            msg["value"] = jax.lax.stop_gradient(msg["value"])
 
 
 def is_interval(support: constraints.Constraint) -> bool:

@@ -1,0 +1,125 @@
+"""The offset of the natural parameters: exact for small errors, bounded for large ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtri
+from numpy.testing import assert_allclose, assert_array_equal
+
+from numpyro_dsn.correction import (
+    FAR,
+    KEPT,
+    MAX_LATENTS,
+    MAX_MOVE,
+    RIDGE,
+    forgotten,
+    latent_moments,
+    newton_move,
+    shortened,
+    wider_move,
+)
+from numpyro_dsn.dual import tilt
+from numpyro_dsn.pool import Draws, empty_pool
+
+RIDGES = jnp.full(2, RIDGE)
+NORMAL = ndtri((jnp.arange(10_000) + 0.5) / 10_000)
+EVEN = jnp.full(NORMAL.size, 1 / NORMAL.size)
+
+
+def test_move_undoes_a_small_violation():
+    covariance, residual = jnp.array([[2.0, 0.5], [0.5, 1.0]]), jnp.array([0.1, -0.05])
+    assert_allclose(
+        newton_move(residual, covariance, RIDGES), -jnp.linalg.solve(covariance, residual), 1e-4
+    )
+
+
+def test_move_is_bounded_where_statistics_are_redundant():
+    """The difference of two statistics has a standard deviation of 0.01, and is violated by 10."""
+    covariance = jnp.array([[1.0, 0.99995], [0.99995, 1.0]])
+    residual = jnp.array([0.05, -0.05])
+    unbounded = -np.linalg.solve(covariance, residual)
+    move = np.asarray(newton_move(residual, covariance, RIDGES))
+    distance = np.sqrt(move @ covariance @ move)
+    assert np.sqrt(unbounded @ covariance @ unbounded) > 9
+    assert distance <= MAX_MOVE * np.sqrt(2) * 1.01
+    assert move @ residual < 0
+
+
+class Line:
+    """A flow whose coordinates are those of the draws."""
+
+    @staticmethod
+    def coordinates(flat):
+        return flat
+
+
+def pool_of(flat, statistics=None):
+    """A pool of draws of the prior alone, whose statistic is zero if none is given."""
+    zeros = jnp.zeros(len(flat))
+    statistics = zeros[:, None] if statistics is None else statistics
+    finite = jnp.ones(len(flat), bool)
+    draws = Draws(flat, statistics, jnp.zeros((len(flat), 1, 1)), zeros, zeros, finite)
+    return empty_pool(draws, zeros, {}, 0, 0)
+
+
+def test_moments_of_latents_are_in_standard_deviations_and_bounded():
+    flat = jnp.stack([5 + 0.1 * NORMAL, -1000 * NORMAL], axis=-1)
+    moments = latent_moments(pool_of(flat), Line, EVEN)
+    assert moments.shape == (len(flat), 4)
+    assert_allclose(moments.mean(0), [0, 0, 1, 1], atol=0.01)  # 0.3 % of draws are beyond FAR
+    assert_allclose(jnp.abs(moments).max(0), [FAR, FAR, FAR**2, FAR**2])
+
+
+def test_moments_of_many_latents_are_left_alone():
+    flat = jnp.zeros((3, MAX_LATENTS + 1))
+    assert latent_moments(pool_of(flat), Line, jnp.ones(3)).shape == (3, 0)
+
+
+def test_what_a_statistic_says_of_the_latents_is_left_to_it():
+    """A statistic that is the square, and half of the latent besides."""
+    square = jnp.clip(NORMAL, -FAR, FAR) ** 2
+    for statistic, known in ((square, [False, True]), (square + 0.5 * NORMAL, [False, False])):
+        pool = pool_of(NORMAL[:, None], statistic[:, None])
+        moments = latent_moments(pool, Line, EVEN)
+        assert_array_equal(jnp.all(moments == 0, axis=0), known)
+        deviations = statistic - statistic.mean()
+        assert_allclose(deviations @ moments / len(moments), 0.0, atol=1e-4)
+
+
+def test_move_undoes_an_error_of_mean_and_variance():
+    """For normal distributions it is the difference of their natural parameters, to first order."""
+    mean, std = 0.02, 1.03
+    p = jax.nn.softmax(-0.5 * ((NORMAL - mean) / std) ** 2 + 0.5 * NORMAL**2)
+    other = jnp.sin(40 * NORMAL)[:, None]  # a statistic that is met, and knows nothing of these
+    moments = latent_moments(pool_of(NORMAL[:, None], other), Line, EVEN)
+    move = wider_move(jnp.zeros(1), other, moments, EVEN, p)
+    assert_allclose(move, [0.0, mean / std**2, 0.5 * (1 - 1 / std**2)], rtol=0.1, atol=1e-4)
+
+
+def test_an_error_of_the_latents_does_not_move_the_statistic():
+    """Otherwise a violation would balance what is forgotten of the latents' part."""
+    p = jax.nn.softmax(0.02 * NORMAL**2)
+    statistic = NORMAL[:, None] ** 2 * (NORMAL[:, None] > 0)
+    moments = latent_moments(pool_of(NORMAL[:, None], statistic), Line, EVEN)
+    of_statistic, *of_latents = wider_move(jnp.zeros(1), statistic, moments, EVEN, p)
+    assert abs(of_statistic) < 1e-3 * abs(of_latents[1])
+
+
+def test_only_the_part_of_latents_is_forgotten():
+    assert_allclose(forgotten(jnp.array([1.0, 2.0, 3.0]), 1), [1, 2 * KEPT, 3 * KEPT])
+
+
+def test_correction_leaves_half_of_the_effective_draws(rng_key):
+    statistics = jax.random.normal(rng_key, (1000, 2))
+    draws = jnp.zeros(1000), statistics, jnp.zeros((1000, 1, 2))
+    eta = jnp.array([0.2, 0.0])
+
+    def ess(correction):
+        return tilt(eta + correction, *draws).ess
+
+    far = shortened(jnp.array([2.0, 0.0]), eta, *draws)
+    assert ess(jnp.array([2.0, 0.0])) < 0.1 * ess(jnp.zeros(2))
+    assert ess(far) >= 0.5 * ess(jnp.zeros(2))
+    assert far[0] > 0
+    near = jnp.array([0.1, -0.1])
+    assert_allclose(shortened(near, eta, *draws), near)

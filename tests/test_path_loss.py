@@ -1,0 +1,141 @@
+"""The fit of many latents by gradients of their draws."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from jax.flatten_util import ravel_pytree
+from numpy.testing import assert_allclose
+from numpyro import handlers
+from numpyro.infer.util import transform_fn
+
+from numpyro_dsn import DSN, DualNewton, Status, behavior
+from numpyro_dsn.constraints import Moments
+from numpyro_dsn.default_guide import default_guide
+from numpyro_dsn.flow import Flow, build_flow, set_up_guide
+from numpyro_dsn.guides import AutoRealNVP
+from numpyro_dsn.path_loss import MAX_BY_WEIGHTS, has_paths, path_loss
+from numpyro_dsn.program import read
+
+DIM, NUM_PARTICLES = MAX_BY_WEIGHTS + 1, 500
+
+
+def isotropic(dim=DIM):
+    numpyro.sample("z", dist.Normal(np.zeros(dim), 1.0).to_event(1))
+
+
+def half(sites):
+    """Variance 1/2 in every dimension: the normal prior tilted by eta = -1/2."""
+    z = sites["z"]
+    behavior("square", (z**2).sum(), Moments(z.size / 2))
+
+
+def rounded(sites):
+    z = sites["z"]
+    behavior("square", jnp.round((z**2).sum()), Moments(z.size / 2))
+
+
+def called_back(sites):
+    shape = jax.ShapeDtypeStruct((), jnp.float32)
+    square = jax.pure_callback(
+        lambda z: np.float32((z**2).sum()), shape, sites["z"], vmap_method="sequential"
+    )
+    behavior("square", square, Moments(sites["z"].size / 2))
+
+
+class Setting(NamedTuple):
+    """A flow without couplings, its unconstrained parameters at the start and their transforms."""
+
+    flow: Flow
+    guide: AutoRealNVP
+    params: dict
+    transforms: dict
+
+
+def affine(statements=half, dim=DIM, num_components=1):
+    program = read(jax.random.key(0), partial(isotropic, dim), statements, (), {})
+    guide = AutoRealNVP(program.guide_model, num_layers=0, num_components=num_components)
+    transforms = set_up_guide(guide, program, (), {})
+    trace = handlers.trace(handlers.seed(guide, jax.random.key(0))).get_trace()
+    params = {name: trace[name]["value"] for name in transforms}
+    flow = build_flow(program, guide, partial(transform_fn, transforms), 1, (), {})
+    return Setting(flow, guide, transform_fn(transforms, params, invert=True), transforms)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ({}, True),
+        ({"dim": MAX_BY_WEIGHTS}, False),
+        ({"statements": rounded}, False),
+        ({"statements": called_back}, False),
+        ({"num_components": 2}, False),
+    ],
+    ids=["many latents", "few latents", "rounded", "callback", "mixture"],
+)
+def test_gradients_are_followed_where_there_are_some(setting, expected):
+    flow, guide, params, transforms = affine(**setting)
+    assert has_paths(flow, guide, transform_fn(transforms, params)) is expected
+
+
+def gradient_at(loc, std):
+    """Gradient with respect to location and scale, of a normal distribution on its way to 1/2."""
+    flow, _, params, transforms = affine()
+    target, unit = jnp.array([DIM / 2]), jnp.array([3.0])
+    loss = path_loss(flow, -0.5 * unit, target, unit, NUM_PARTICLES)
+    params = transform_fn(transforms, params)
+    params["auto_loc"], params["auto_scale"] = jnp.full(DIM, loc), jnp.full(DIM, std)
+    params = transform_fn(transforms, params, invert=True)
+
+    def of_constrained(moved):
+        constrained = transform_fn(transforms, params) | moved
+        return loss(jax.random.key(1), transform_fn(transforms, constrained, invert=True))
+
+    gradient = jax.grad(loss, argnums=1)(jax.random.key(1), params)
+    moved = {"auto_loc": jnp.full(DIM, loc), "auto_scale": jnp.full(DIM, std)}
+    constrained = jax.grad(of_constrained)(moved)
+    return ravel_pytree(gradient)[0], constrained["auto_loc"], constrained["auto_scale"]
+
+
+def test_at_the_optimum_there_is_no_noise():
+    everything, _, _ = gradient_at(0.0, 0.5**0.5)
+    assert_allclose(everything, 0.0, atol=1e-4)
+
+
+def test_gradient_is_that_of_the_divergence():
+    """KL(N(m, s^2) || N(0, 1/2)) = m^2 + s^2 - log s + c in each dimension."""
+    loc, std = 0.3, 0.9
+    _, of_loc, of_scale = gradient_at(loc, std)
+    slope = 2 - 1 / std**2  # of the score along the draws
+    error = abs(slope) * std / NUM_PARTICLES**0.5
+    assert_allclose(of_loc, 2 * loc, atol=4 * error)
+    # The slope times u (u - m) / s has this mean, and a variance of at most 2 s^2 + m^2 per slope.
+    error = abs(slope) * np.sqrt((2 * std**2 + loc**2) / NUM_PARTICLES)
+    assert_allclose(of_scale, 2 * std - 1 / std, atol=4 * error)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_many_latents():
+    """A normal prior and the mean of the squared length: exact entropy and natural parameter."""
+    method = DualNewton(num_first=2000, num_draws=8000, num_flows=2, tolerance=0.05)
+    guide = AutoRealNVP(isotropic, num_layers=0)
+    dsn = DSN(isotropic, half, guide, multipliers=method, num_particles=100, num_steps=200)
+    result = dsn.run(jax.random.key(0), num_epochs=10, progress_bar=False)
+    assert result.status is Status.CONVERGED
+    exact = DIM / 2 * np.log(np.pi * np.e)
+    error = 3 * float(result.measured.entropy_se)
+    worth = abs(float(result.measured.violation[0])) * np.sqrt(DIM / 2) * 0.5  # |eta| sd(T)
+    assert abs(result.entropy - exact) < method.gap_tolerance + worth + error
+    (eta,) = result.certificate.natural_parameters.values()
+    assert_allclose(eta, -0.5, rtol=0.03)
+
+
+@pytest.mark.parametrize(("dim", "rejects"), [(MAX_BY_WEIGHTS, True), (DIM, False)])
+def test_draws_of_the_default_guide_have_gradients_if_there_are_many_latents(dim, rejects):
+    program = read(jax.random.key(0), partial(isotropic, dim), half, (), {})
+    assert bool(default_guide(program, DualNewton()).acceptance_dims) is rejects
