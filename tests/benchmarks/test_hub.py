@@ -1,0 +1,42 @@
+"""Five seeds of the hub's frequency with default settings, without and with current noise."""
+
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from models import stg
+from models.stg_circuit import CURRENT_NOISE
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings("ignore")]
+
+NUM_SEEDS, NUM_SAMPLES = 5, 100_000
+UNITS = np.array([stg.STD, stg.STD**2])
+"""Standard deviation that is asked for, in Hz, and its square."""
+
+
+@pytest.mark.parametrize("noise", [0.0, CURRENT_NOISE], ids=["quiet", "noise"])
+def test_fits(noise):
+    print(
+        "\nseed status epochs (of them to 0.05 nats) s entropy gap violation/sd eta*unit uncovered"
+    )
+    for seed in range(NUM_SEEDS):
+        start = time.perf_counter()
+        result = stg.fit("intermediate-hub", stg.PUBLISHED_BOX, noise, seed, 30)
+        seconds = time.perf_counter() - start
+        certificate, measured = result.certificate, result.measured
+        gaps = np.asarray(result.history.epochs.gap).ravel()[1:]
+        eta = np.array(list(certificate.natural_parameters.values())) * UNITS
+        print(
+            f"{seed} {result.status.name} {len(gaps)} ({np.argmax(gaps <= 0.05) + 1}) "
+            f"{seconds:.0f} {result.entropy:.3f} +- {measured.entropy_se:.3f} "
+            f"{certificate.gap:.3f} +- {certificate.gap_se:.3f} "
+            f"{np.abs(measured.violation).max():.4f} {eta.round(3)} "
+            f"{certificate.missed_mass:.4f} +- {certificate.missed_mass_se:.4f}"
+        )
+        for corrected in (False, True):
+            draws = result.sample(jax.random.key(seed), NUM_SAMPLES, corrected=corrected)
+            g = np.asarray(draws["g"])
+            label = "corrected" if corrected else "fit"
+            print(f"  {label}: mean {g.mean(0).round(3)}, sd {g.std(0).round(3)} nS")
