@@ -28,6 +28,9 @@ MIN_ESS = 100.0
 
 MAX_GAP, MAX_MISSED_MASS = 0.05, 0.05
 
+MET, MAX_VIOLATION = 0.02, 0.1
+"""Violations, in standard deviations, that the verdict does not name; and that it names alone."""
+
 
 class Certificate(NamedTuple):
     r"""What is known about the distance of a fit to the maximum-entropy distribution.
@@ -287,7 +290,7 @@ def _verdict(certificate: Certificate, measured: Epoch, unmet: str | None) -> st
     if unmet is not None:
         return f"Infeasible on the simulated circuits: {unmet}."
     worst = float(np.max(np.abs(measured.violation)))
-    if worst > 0.1:
+    if worst > MAX_VIOLATION:
         return f"The constraints are not met: one is off by {worst:.2f} standard deviations."
     if missed - 2 * error > MAX_MISSED_MASS:
         return f"Mass is missing: the fit does not cover {missed:.0%} of the optimum."
@@ -295,7 +298,14 @@ def _verdict(certificate: Certificate, measured: Epoch, unmet: str | None) -> st
         return f"Not at maximum entropy: {certificate.gap:.2f} nats from it."
     if not certificate.gap_se < MAX_GAP:
         return "Cannot tell: too few draws know the optimum."
+    if certificate.gap > MAX_GAP:
+        return (
+            f"Perhaps not at maximum entropy: {certificate.gap:.2f} nats from it, with a standard "
+            f"error of {certificate.gap_se:.2f}."
+        )
     close = f"Close to maximum entropy: within {max(certificate.gap, 0.0):.3f} nats of it"
+    if worst > MET:
+        close = f"{close}, but with a constraint that is off by {worst:.2f} standard deviations"
     if np.isnan(missed):
         return f"{close}; whether a mode was missed cannot be told from draws of the prior."
     return f"{close}, and covers all but {missed:.1%} of the optimum's mass."

@@ -70,14 +70,15 @@ class DSN:
         ``{site: constraint}``; ``None`` if the model itself states its behavior.
     guide
         A continuous AutoGuide; :class:`~numpyro_dsn.guides.AutoRealNVP` by default, with a
-        mixture base, and one that rejects draws, where the method allows it.
+        mixture base, and one that rejects draws, for up to 32 latents under ``DualNewton``.
     optim
         A NumPyro or optax optimizer; by default ``SOAP(5e-3)`` for ``DualNewton``, which shrinks
         its steps, and ``Adam(1e-3)`` for ``PenaltyMethod``.
     multipliers
         How the dual variables move: ``DualNewton()``, or ``PenaltyMethod()`` as published.
     num_particles
-        Number of draws in a step. The penalty method simulates each once.
+        Number of draws in a step. The penalty method simulates each once, and so does
+        ``DualNewton`` where it follows gradients, of more than 32 latents.
     num_steps
         Number of optimizer steps in an epoch.
     num_chains

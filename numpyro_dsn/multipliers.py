@@ -202,8 +202,8 @@ class DualNewton(NamedTuple):
 
     The solution is the prior tilted by :math:`\exp(\eta^\top T)`. An epoch solves the dual on all
     draws so far, as far as their effective sample size allows; fits the flow to draws of the
-    tilted prior; and simulates new draws from the flow. Nothing depends on a gradient of the
-    simulator or on a penalty.
+    tilted prior; and simulates new draws from the flow. Nothing depends on a penalty, and nothing
+    on a gradient of the simulator but where there are many latents.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from jax.scipy.special import logsumexp
 from jax.scipy.stats import norm
 from plain_flow import plain_flow
 
-from numpyro_dsn.certificate import certify, collect
+from numpyro_dsn.certificate import _verdict, certify, collect
 from numpyro_dsn.pool import Draws
 
 HALF_WIDTH = 4.0
@@ -86,6 +86,27 @@ def test_a_lost_mode_is_seen():
 def test_a_fit_that_violates_its_constraint_is_not_certified():
     certificate = certificate_of(fit([0.5, 0.5], 0.5 * STD))
     assert certificate.verdict.startswith("The constraints are not met")
+
+
+def test_a_small_violation_is_named():
+    certificate = certificate_of(fit([0.5, 0.5], STD / np.sqrt(1 - np.sqrt(2) * 0.05)))
+    assert certificate.verdict.startswith("Close to maximum entropy")
+    assert "off by 0.05 standard deviations" in certificate.verdict
+
+
+@pytest.mark.parametrize(
+    ("gap", "error", "verdict"),
+    [
+        (0.04, 0.02, "Close"),
+        (0.08, 0.02, "Perhaps not"),
+        (0.08, 0.01, "Not"),
+        (0.04, 0.06, "Cannot"),
+    ],
+)
+def test_verdict_by_gap_and_its_error(gap, error, verdict):
+    certificate = certificate_of(fit([0.5, 0.5], STD))._replace(gap=gap, gap_se=error)
+    measured = SimpleNamespace(violation=np.zeros(1))
+    assert _verdict(certificate, measured, None).startswith(verdict)
 
 
 def test_without_prior_draws_it_cannot_tell():
