@@ -83,40 +83,40 @@ def test_gradients_are_followed_where_there_are_some(setting, expected):
     assert has_paths(flow, guide, transform_fn(transforms, params)) is expected
 
 
-def gradient_at(loc, std):
-    """Gradient with respect to location and scale, of a normal distribution on its way to 1/2."""
-    flow, _, params, transforms = affine()
+@pytest.fixture(scope="module")
+def gradient():
+    """The loss's gradient at N(loc, std^2) in each dimension, on its way to a variance of 1/2."""
+    flow, _, start, transforms = affine()
     target, unit = jnp.array([DIM / 2]), jnp.array([3.0])
     loss = path_loss(flow, -0.5 * unit, target, unit, NUM_PARTICLES)
-    params = transform_fn(transforms, params)
-    params["auto_loc"], params["auto_scale"] = jnp.full(DIM, loc), jnp.full(DIM, std)
-    params = transform_fn(transforms, params, invert=True)
+    constrained = transform_fn(transforms, start)
 
-    def of_constrained(moved):
-        constrained = transform_fn(transforms, params) | moved
-        return loss(jax.random.key(1), transform_fn(transforms, constrained, invert=True))
+    @jax.jit
+    def gradient(loc, std):
+        def of(moved):
+            params = transform_fn(transforms, constrained | moved, invert=True)
+            return loss(jax.random.key(1), params)
 
-    gradient = jax.grad(loss, argnums=1)(jax.random.key(1), params)
-    moved = {"auto_loc": jnp.full(DIM, loc), "auto_scale": jnp.full(DIM, std)}
-    constrained = jax.grad(of_constrained)(moved)
-    return ravel_pytree(gradient)[0], constrained["auto_loc"], constrained["auto_scale"]
+        moved = {"auto_loc": jnp.full(DIM, loc), "auto_scale": jnp.full(DIM, std)}
+        return jax.grad(of)(constrained | moved)
 
-
-def test_at_the_optimum_there_is_no_noise():
-    everything, _, _ = gradient_at(0.0, 0.5**0.5)
-    assert_allclose(everything, 0.0, atol=1e-4)
+    return gradient
 
 
-def test_gradient_is_that_of_the_divergence():
+def test_at_the_optimum_there_is_no_noise(gradient):
+    assert_allclose(ravel_pytree(gradient(0.0, 0.5**0.5))[0], 0.0, atol=1e-4)
+
+
+def test_gradient_is_that_of_the_divergence(gradient):
     """KL(N(m, s^2) || N(0, 1/2)) = m^2 + s^2 - log s + c in each dimension."""
     loc, std = 0.3, 0.9
-    _, of_loc, of_scale = gradient_at(loc, std)
+    found = gradient(loc, std)
     slope = 2 - 1 / std**2  # of the score along the draws
     error = abs(slope) * std / NUM_PARTICLES**0.5
-    assert_allclose(of_loc, 2 * loc, atol=4 * error)
-    # The slope times u (u - m) / s has this mean, and a variance of at most 2 s^2 + m^2 per slope.
-    error = abs(slope) * np.sqrt((2 * std**2 + loc**2) / NUM_PARTICLES)
-    assert_allclose(of_scale, 2 * std - 1 / std, atol=4 * error)
+    assert_allclose(found["auto_loc"], 2 * loc, atol=4 * error)
+    # Score times draw: u w with w ~ N(0, 1) and u = m + s w; its variance is m^2 + 2 s^2.
+    error = (abs(slope) * 2**0.5 * std + 2 * loc) / NUM_PARTICLES**0.5
+    assert_allclose(found["auto_scale"], 2 * std - 1 / std, atol=4 * error)
 
 
 @pytest.mark.filterwarnings("ignore")
