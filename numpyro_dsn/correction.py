@@ -14,6 +14,10 @@ MAX_MOVE = 0.3
 RIDGE, RIDGE_OF_LATENTS = 1e-6, 1e-2
 """Added to the correlation of each statistic, and of each moment of the latents, with itself."""
 
+RIDGE_OF_SLOPES = 1e-3
+"""The same for what T says of these moments: where statistics are nearly redundant their
+combinations would otherwise be huge at draws far out."""
+
 NEW = 0.01
 """A moment of the latents counts if it has at least this share of its variance at fixed T."""
 
@@ -110,7 +114,7 @@ def latent_moments(pool: Pool, flow: Flow, weights: Array) -> Array:
     scale = jnp.sqrt(jnp.diag(covariance)) + jnp.finfo(x.dtype).tiny ** 0.5
     correlation = (covariance / scale[:, None] / scale[None, :])[:num_statistics]
     of_statistics, shared = jnp.split(correlation, [num_statistics], axis=-1)
-    slopes = jnp.linalg.solve(of_statistics + RIDGE * jnp.eye(num_statistics), shared)
+    slopes = jnp.linalg.solve(of_statistics + RIDGE_OF_SLOPES * jnp.eye(num_statistics), shared)
     known = (pool.statistics / scale[None, :num_statistics]) @ slopes
     is_new = 1 - jnp.sum(slopes * shared, axis=0) > NEW
     return jnp.where(is_new[None], moments - known * scale[None, num_statistics:], 0.0)
