@@ -20,12 +20,13 @@ from numpyro_dsn.default_guide import default_guide
 from numpyro_dsn.epoch import ChainState, Params, penalty_epoch, start_chain
 from numpyro_dsn.fit import Fit
 from numpyro_dsn.flow import build_flow, prior_sampler, require_density, set_up_guide
+from numpyro_dsn.gradients import should_follow_gradients
+from numpyro_dsn.guides import unconstrained_posterior
 from numpyro_dsn.history import History, extend_history, start_history
 from numpyro_dsn.multipliers import DualNewton, NewtonState, PenaltyMethod
 from numpyro_dsn.newton import SMALLEST, newton_epoch, start_newton
 from numpyro_dsn.objective import Particles, draw_particles
 from numpyro_dsn.optim import as_numpyro_optim
-from numpyro_dsn.path_loss import has_paths
 from numpyro_dsn.persistence import load_arrays
 from numpyro_dsn.pool import component_of
 from numpyro_dsn.program import Behavior, Model, read
@@ -70,7 +71,7 @@ class DSN:
         ``{site: constraint}``; ``None`` if the model itself states its behavior.
     guide
         A continuous AutoGuide; :class:`~numpyro_dsn.guides.AutoRealNVP` by default, with a
-        mixture base, and one that rejects draws, for up to 32 latents under ``DualNewton``.
+        mixture base, and one that rejects draws, for up to 8 latents under ``DualNewton``.
     optim
         A NumPyro or optax optimizer; by default ``SOAP(5e-3)`` for ``DualNewton``, which shrinks
         its steps, and ``Adam(1e-3)`` for ``PenaltyMethod``.
@@ -78,7 +79,7 @@ class DSN:
         How the dual variables move: ``DualNewton()``, or ``PenaltyMethod()`` as published.
     num_particles
         Number of draws in a step. The penalty method simulates each once, and so does
-        ``DualNewton`` where it follows gradients, of more than 32 latents.
+        ``DualNewton`` where it follows gradients, of more than 8 latents.
     num_steps
         Number of optimizer steps in an epoch.
     num_chains
@@ -239,7 +240,11 @@ class DSN:
         if self._arguments is not None and _same(self._arguments, (args, kwargs)):
             return
         program = read(jax.random.key(0), self.model, self.behavior, args, kwargs)
-        guide = default_guide(program, self.multipliers) if self.guide is None else self.guide
+        by_newton = isinstance(self.multipliers, DualNewton)
+        by_gradients = by_newton and should_follow_gradients(program, args, kwargs)
+        guide = self.guide
+        if guide is None:
+            guide = default_guide(program, needs_paths=by_gradients or not by_newton)
         transforms = set_up_guide(guide, program, args, kwargs)
         self._constrain = partial(transform_fn, transforms)
 
@@ -271,8 +276,9 @@ class DSN:
             most = min(most, NUM_VALUES // guide.latent_dim)
             num_draws = most if method.num_draws is None else method.num_draws
             sizes = num_draws, self.num_particles, self.num_steps
-            once = build_flow(program, guide, self._constrain, 1, args, kwargs)
-            paths = once if has_paths(once, guide, self._constrain(some)) else None
+            paths, params = None, self._constrain(some)
+            if by_gradients and unconstrained_posterior(guide, params).has_rsample:
+                paths = build_flow(program, guide, self._constrain, 1, args, kwargs)
 
             def start(rng_key: Array) -> Any:
                 params = init_params(rng_key)

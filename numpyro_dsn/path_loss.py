@@ -5,19 +5,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
-from numpyro.infer.autoguide import AutoContinuous
 
 from numpyro_dsn.epoch import Params
 from numpyro_dsn.flow import Flow
-from numpyro_dsn.guides import unconstrained_posterior
 from numpyro_dsn.objective import gate
-
-MAX_BY_WEIGHTS = 32
-"""More latents than these are fitted by gradients, if there are any. The error of a fit to weighted
-draws grows with their number, and the way to the target, as weights allow it, takes more epochs."""
-
-NUM_TRIED = 8
-"""Draws at which a gradient is looked for."""
 
 
 def path_loss(
@@ -58,28 +49,3 @@ def path_loss(
         return jnp.where(draws.finite, log_q - draws.log_prior - exponent, 0.0).mean()
 
     return loss
-
-
-def has_paths(flow: Flow, guide: AutoContinuous, params: Params) -> bool:
-    """Return whether a fit should follow gradients: of many latents, if there are any.
-
-    Parameters
-    ----------
-    flow, guide
-        The guide, and what is known of it and the circuit.
-    params
-        Constrained parameters of the guide.
-    """
-    posterior, key = unconstrained_posterior(guide, params), jax.random.key(0)
-    if guide.latent_dim <= MAX_BY_WEIGHTS or not posterior.has_rsample:
-        return False
-
-    def total(flat: Array) -> Array:
-        return flow.simulate(key, flat).statistics.sum()
-
-    flat = jax.vmap(posterior.sample)(jax.random.split(key, NUM_TRIED)).reshape(NUM_TRIED, -1)
-    try:
-        gradient = jax.jit(jax.grad(total))(flat)
-    except (NotImplementedError, ValueError):  # NumPyro's, and of callbacks that have none
-        return False
-    return bool(jnp.any(jnp.isfinite(gradient) & (gradient != 0)))

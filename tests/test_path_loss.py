@@ -1,7 +1,6 @@
 """The fit of many latents by gradients of their draws."""
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +15,10 @@ from numpyro.infer.util import transform_fn
 
 from numpyro_dsn import DSN, DualNewton, Status, behavior
 from numpyro_dsn.constraints import Moments
-from numpyro_dsn.default_guide import default_guide
-from numpyro_dsn.flow import Flow, build_flow, set_up_guide
+from numpyro_dsn.flow import build_flow, set_up_guide
+from numpyro_dsn.gradients import MAX_BY_WEIGHTS
 from numpyro_dsn.guides import AutoRealNVP
-from numpyro_dsn.path_loss import MAX_BY_WEIGHTS, has_paths, path_loss
+from numpyro_dsn.path_loss import path_loss
 from numpyro_dsn.program import read
 
 DIM, NUM_PARTICLES = MAX_BY_WEIGHTS + 1, 500
@@ -35,61 +34,17 @@ def half(sites):
     behavior("square", (z**2).sum(), Moments(z.size / 2))
 
 
-def rounded(sites):
-    z = sites["z"]
-    behavior("square", jnp.round((z**2).sum()), Moments(z.size / 2))
-
-
-def called_back(sites):
-    shape = jax.ShapeDtypeStruct((), jnp.float32)
-    square = jax.pure_callback(
-        lambda z: np.float32((z**2).sum()), shape, sites["z"], vmap_method="sequential"
-    )
-    behavior("square", square, Moments(sites["z"].size / 2))
-
-
-class Setting(NamedTuple):
-    """A flow without couplings, its unconstrained parameters at the start and their transforms."""
-
-    flow: Flow
-    guide: AutoRealNVP
-    params: dict
-    transforms: dict
-
-
-def affine(statements=half, dim=DIM, num_components=1):
-    program = read(jax.random.key(0), partial(isotropic, dim), statements, (), {})
-    guide = AutoRealNVP(program.guide_model, num_layers=0, num_components=num_components)
-    transforms = set_up_guide(guide, program, (), {})
-    trace = handlers.trace(handlers.seed(guide, jax.random.key(0))).get_trace()
-    params = {name: trace[name]["value"] for name in transforms}
-    flow = build_flow(program, guide, partial(transform_fn, transforms), 1, (), {})
-    return Setting(flow, guide, transform_fn(transforms, params, invert=True), transforms)
-
-
-@pytest.mark.parametrize(
-    ("setting", "expected"),
-    [
-        ({}, True),
-        ({"dim": MAX_BY_WEIGHTS}, False),
-        ({"statements": rounded}, False),
-        ({"statements": called_back}, False),
-        ({"num_components": 2}, False),
-    ],
-    ids=["many latents", "few latents", "rounded", "callback", "mixture"],
-)
-def test_gradients_are_followed_where_there_are_some(setting, expected):
-    flow, guide, params, transforms = affine(**setting)
-    assert has_paths(flow, guide, transform_fn(transforms, params)) is expected
-
-
 @pytest.fixture(scope="module")
 def gradient():
     """The loss's gradient at N(loc, std^2) in each dimension, on its way to a variance of 1/2."""
-    flow, _, start, transforms = affine()
+    program = read(jax.random.key(0), isotropic, half, (), {})
+    guide = AutoRealNVP(program.guide_model, num_layers=0)
+    transforms = set_up_guide(guide, program, (), {})
+    trace = handlers.trace(handlers.seed(guide, jax.random.key(0))).get_trace()
+    constrained = {name: trace[name]["value"] for name in transforms}
+    flow = build_flow(program, guide, partial(transform_fn, transforms), 1, (), {})
     target, unit = jnp.array([DIM / 2]), jnp.array([3.0])
     loss = path_loss(flow, -0.5 * unit, target, unit, NUM_PARTICLES)
-    constrained = transform_fn(transforms, start)
 
     @jax.jit
     def gradient(loc, std):
@@ -133,9 +88,3 @@ def test_many_latents():
     assert abs(result.entropy - exact) < method.gap_tolerance + worth + error
     (eta,) = result.certificate.natural_parameters.values()
     assert_allclose(eta, -0.5, rtol=0.03)
-
-
-@pytest.mark.parametrize(("dim", "rejects"), [(MAX_BY_WEIGHTS, True), (DIM, False)])
-def test_draws_of_the_default_guide_have_gradients_if_there_are_many_latents(dim, rejects):
-    program = read(jax.random.key(0), partial(isotropic, dim), half, (), {})
-    assert bool(default_guide(program, DualNewton()).acceptance_dims) is rejects

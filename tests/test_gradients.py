@@ -1,0 +1,86 @@
+"""Which fits follow gradients of the circuit."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.distributions import constraints
+
+from numpyro_dsn import DSN, DualNewton, PenaltyMethod, behavior
+from numpyro_dsn.constraints import Moments
+from numpyro_dsn.gradients import MAX_BY_WEIGHTS, should_follow_gradients
+from numpyro_dsn.program import read
+
+DIM = MAX_BY_WEIGHTS + 1
+
+
+def normal(dim=DIM):
+    numpyro.sample("z", dist.Normal(np.zeros(dim), 1.0).to_event(1))
+
+
+def improper(dim=DIM):
+    support = constraints.real_vector
+    numpyro.sample("z", dist.ImproperUniform(support, (), (dim,)))
+
+
+def of_square(function):
+    """Statements about a function of the squared length."""
+
+    def statements(sites):
+        behavior("square", function((sites["z"] ** 2).sum()), Moments(1.0))
+
+    return statements
+
+
+def call_back(square):
+    shape = jax.ShapeDtypeStruct((), jnp.float32)
+    return jax.pure_callback(lambda value: value, shape, square, vmap_method="expand_dims")
+
+
+def one_of_two(square):
+    return jnp.stack([square, jnp.round(square)])
+
+
+@pytest.mark.filterwarnings("ignore:The prior of")
+@pytest.mark.parametrize(
+    ("model", "function", "expected"),
+    [
+        (normal, lambda square: square, True),
+        (improper, lambda square: square, True),
+        (partial(normal, MAX_BY_WEIGHTS), lambda square: square, False),
+        (normal, jnp.round, False),
+        (normal, lambda square: jax.nn.sigmoid(40 * (square - 30)), False),
+        (normal, call_back, False),
+    ],
+    ids=["many latents", "improper", "few latents", "rounded", "flat and rare", "callback"],
+)
+def test_gradients_are_followed_where_there_are_some(model, function, expected):
+    program = read(jax.random.key(0), model, of_square(function), (), {})
+    assert should_follow_gradients(program, (), {}) is expected
+
+
+def test_every_statistic_must_have_a_gradient():
+    def statements(sites):
+        behavior("both", one_of_two((sites["z"] ** 2).sum()), Moments(np.ones(2)))
+
+    program = read(jax.random.key(0), normal, statements, (), {})
+    assert not should_follow_gradients(program, (), {})
+
+
+@pytest.mark.parametrize(
+    ("function", "method", "rejects"),
+    [
+        (lambda square: square, DualNewton(num_first=100, num_draws=100), False),
+        (call_back, DualNewton(num_first=100, num_draws=100), True),
+        (lambda square: square, PenaltyMethod(), False),
+    ],
+    ids=["gradients", "callback", "penalty"],
+)
+def test_default_guide(function, method, rejects):
+    dsn = DSN(normal, of_square(function), multipliers=method)
+    dsn._set_up((), {})
+    assert bool(dsn._fit.guide.acceptance_dims) is rejects
