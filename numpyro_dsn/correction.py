@@ -100,7 +100,7 @@ def latent_moments(pool: Pool, flow: Flow, weights: Array) -> Array:
     m, shape ``(num_draws, 2 * D)``, zero where T says it all; ``(num_draws, 0)`` of more than
     :data:`MAX_LATENTS` latents, and of a stochastic simulator.
     """
-    # Weights of a stochastic simulator are biased: their moments would be at odds with T.
+    # Weights of a stochastic simulator are biased; what they ask can be at odds with T.
     is_noisy = pool.noise.shape[1] > 1
     if is_noisy or pool.flat.shape[-1] > MAX_LATENTS:
         return pool.flat[:, :0]

@@ -76,6 +76,13 @@ def test_moments_of_many_latents_are_left_alone():
     assert latent_moments(pool_of(flat), Line, jnp.ones(3)).shape == (3, 0)
 
 
+def test_moments_of_a_stochastic_simulator_are_left_alone():
+    pool = pool_of(NORMAL[:, None])
+    noisy = pool._replace(noise=jnp.zeros((NORMAL.size, 2, 1)))
+    assert latent_moments(pool, Line, EVEN).shape == (NORMAL.size, 2)
+    assert latent_moments(noisy, Line, EVEN).shape == (NORMAL.size, 0)
+
+
 def test_what_a_statistic_says_of_the_latents_is_left_to_it():
     """A statistic that is the square, and half of the latent besides."""
     square = jnp.clip(NORMAL, -FAR, FAR) ** 2
