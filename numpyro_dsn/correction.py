@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from numpyro_dsn.dual import tilt, weighted_moments
+from numpyro_dsn.dual import Tilt, tilt, weighted_moments
 from numpyro_dsn.flow import Flow
 from numpyro_dsn.pool import Pool
 
@@ -32,7 +32,7 @@ MAX_LATENTS = 32
 """The moments of more latents are not corrected: covariances would cost more than the flow."""
 
 
-def newton_move(residual: Array, covariance: Array, ridge: Array) -> Array:
+def newton_move(residual: Array, covariance: Array, ridge: float) -> Array:
     r"""Return the move of eta that would undo a violation, as far as it can be trusted.
 
     .. math:: -\sum_i \frac{v_i}{\sqrt{\lambda_i}} \operatorname{clip}
@@ -49,11 +49,11 @@ def newton_move(residual: Array, covariance: Array, ridge: Array) -> Array:
         That of T, with eigenvalues :math:`\lambda_i` and eigenvectors :math:`v_i` of its
         correlations, shape ``(num_constraints, num_constraints)``.
     ridge
-        What is added to the diagonal of the correlations, shape ``(num_constraints,)``.
+        What is added to the diagonal of the correlations.
     """
     scale = jnp.sqrt(jnp.diag(covariance) + 1e-12)
     correlation = covariance / scale[:, None] / scale[None, :]
-    values, vectors = jnp.linalg.eigh(correlation + jnp.diag(ridge))
+    values, vectors = jnp.linalg.eigh(correlation + ridge * jnp.eye(residual.size))
     values = jnp.sqrt(jnp.maximum(values, 1e-6))
     whitened = jnp.clip(vectors.T @ (residual / scale) / values, -MAX_MOVE, MAX_MOVE)
     return -(vectors @ (whitened / values)) / scale
@@ -80,13 +80,14 @@ def shortened(
     return jnp.where(jnp.any(trusted), candidates[jnp.argmax(trusted)], 0.0)
 
 
-def latent_moments(pool: Pool, flow: Flow, weights: Array) -> Array:
-    r"""Return what each latent and its square have in them that T has not.
+def with_latents(pool: Pool, flow: Flow, weights: Array) -> Pool:
+    r"""Return the pool with what each latent and its square have in them that T has not.
 
     .. math:: z = \operatorname{clip} \left( \frac{x - E_q[x]}{\sqrt{Var_q[x]}}, -3, 3 \right),
               \qquad m = (z, z^2) - Cov_q[(z, z^2), T] \, Cov_q[T]^{-1} \, T
 
-    A correction of m leaves that of T alone, which then still meets the constraints.
+    A correction of m leaves that of T alone, which then still meets the constraints. Where T is
+    a mean over replicates of a stochastic simulator, its covariance is the one without its error.
 
     Parameters
     ----------
@@ -97,13 +98,11 @@ def latent_moments(pool: Pool, flow: Flow, weights: Array) -> Array:
 
     Returns
     -------
-    m, shape ``(num_draws, 2 * D)``, zero where T says it all; ``(num_draws, 0)`` of more than
-    :data:`MAX_LATENTS` latents, and of a stochastic simulator.
+    The pool with the statistics (T, m), of which there are ``num_constraints + 2 * D``; m is zero
+    where T says it all. The pool itself, if there are more than :data:`MAX_LATENTS` latents.
     """
-    # Weights of a stochastic simulator are biased; what they ask can be at odds with T.
-    is_noisy = pool.noise.shape[1] > 1
-    if is_noisy or pool.flat.shape[-1] > MAX_LATENTS:
-        return pool.flat[:, :0]
+    if pool.flat.shape[-1] > MAX_LATENTS:
+        return pool
     x = flow.coordinates(jnp.where(pool.finite[:, None], pool.flat, 0.0))
     center = weights @ x
     spread = jnp.sqrt(weights @ (x - center[None]) ** 2) + jnp.finfo(x.dtype).tiny ** 0.5
@@ -112,19 +111,26 @@ def latent_moments(pool: Pool, flow: Flow, weights: Array) -> Array:
     moments = jnp.concatenate([z, z**2], axis=-1)
     every = jnp.concatenate([pool.statistics, moments], axis=-1)
     _, covariance = weighted_moments(weights, every)
-    num_statistics = pool.statistics.shape[-1]
     scale = jnp.sqrt(jnp.diag(covariance)) + jnp.finfo(x.dtype).tiny ** 0.5
-    correlation = (covariance / scale[:, None] / scale[None, :])[:num_statistics]
-    of_statistics, shared = jnp.split(correlation, [num_statistics], axis=-1)
+    num_statistics = pool.statistics.shape[-1]
+    of_statistics, shared = jnp.split(
+        (covariance / scale[:, None] / scale[None, :])[:num_statistics], [num_statistics], axis=-1
+    )
+    unit, unit_of_moments = jnp.split(scale, [num_statistics])
+    error = pool.noise / unit[None, None]
+    of_statistics -= jnp.einsum("n,nrj,nrk->jk", weights, error, error)
     slopes = jnp.linalg.solve(of_statistics + RIDGE_OF_SLOPES * jnp.eye(num_statistics), shared)
-    known = (pool.statistics / scale[None, :num_statistics]) @ slopes
     is_new = 1 - jnp.sum(slopes * shared, axis=0) > NEW
-    return jnp.where(is_new[None], moments - known * scale[None, num_statistics:], 0.0)
+    known = (pool.statistics / unit[None]) @ slopes * unit_of_moments[None]
+    moments = jnp.where(is_new[None], moments - known, 0.0)
+    error = -(error @ jnp.where(is_new[None], slopes * unit_of_moments[None], 0.0))
+    return pool._replace(
+        statistics=jnp.concatenate([pool.statistics, moments], axis=-1),
+        noise=jnp.concatenate([pool.noise, error], axis=-1),
+    )
 
 
-def wider_move(
-    residual: Array, statistics: Array, moments: Array, weights: Array, target_weights: Array
-) -> Array:
+def wider_move(residual: Array, wider: Pool, weights: Array, target: Tilt) -> Array:
     r"""Return the move of eta that would undo violations, and errors of the latents' moments.
 
     .. math:: E_q[T] - \mu, \qquad E_q[m] - E_p[m]
@@ -136,21 +142,28 @@ def wider_move(
     ----------
     residual
         The violation, shape ``(num_constraints,)``.
-    statistics, moments
-        T and m, of shapes ``(num_draws, num_constraints)`` and ``(num_draws, num_moments)``.
-    weights, target_weights
-        Weights that turn the draws into those of the flow q and of the tilted prior p, each of
-        shape ``(num_draws,)``.
+    wider
+        Draws with T and m, of :func:`with_latents`.
+    weights
+        Weights that turn the draws into those of the flow q, shape ``(num_draws,)``.
+    target
+        The tilted prior p on these draws, with the means of T and m.
 
     Returns
     -------
     Shape ``(num_constraints + num_moments,)``.
     """
-    error = weights @ moments - target_weights @ moments
-    every = jnp.concatenate([statistics, moments], axis=-1)
-    _, covariance = weighted_moments(weights, every)
-    ridge = jnp.array([RIDGE] * residual.size + [RIDGE_OF_LATENTS] * error.size)
-    return newton_move(jnp.concatenate([residual, error]), covariance, ridge)
+    num_constraints = residual.size
+    mean, covariance = weighted_moments(weights, wider.statistics)
+    error = (mean - target.mean)[num_constraints:]
+    of_statistics = covariance[:num_constraints, :num_constraints]
+    of_latents = covariance[num_constraints:, num_constraints:]
+    return jnp.concatenate(
+        [
+            newton_move(residual, of_statistics, RIDGE),
+            newton_move(error, of_latents, RIDGE_OF_LATENTS),
+        ]
+    )
 
 
 def forgotten(correction: Array, num_constraints: int) -> Array:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from numpyro_dsn.correction import latent_moments, wider_move
+from numpyro_dsn.correction import wider_move, with_latents
 from numpyro_dsn.dual import Tilt, dual_value, tilt
 from numpyro_dsn.epoch import violations
 from numpyro_dsn.flow import Flow
@@ -77,9 +77,10 @@ def measure(
         gap_se=gap_se,
         ess=tilted.ess,
     )
-    moments = latent_moments(pool, flow, weights)
-    draws = pool.statistics, moments, weights, jnp.exp(tilted.log_weights)
-    return epoch, wider_move(residual, *draws)
+    wider = with_latents(pool, flow, weights)
+    solution = jnp.pad(eta, (0, wider.statistics.shape[-1] - eta.size))
+    target = tilt(solution, log_weights(pool, base), wider.statistics, wider.noise)
+    return epoch, wider_move(residual, wider, weights, target)
 
 
 def has_converged(

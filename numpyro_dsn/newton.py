@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from numpyro.optim import _NumPyroOptim
 
-from numpyro_dsn.correction import forgotten, latent_moments, shortened
+from numpyro_dsn.correction import forgotten, shortened, with_latents
 from numpyro_dsn.dual import exponent, newton_step, solve_dual, tilt, weighted_moments
 from numpyro_dsn.epoch import Best, ChainState, Params, train
 from numpyro_dsn.flow import Flow
@@ -108,9 +108,8 @@ def newton_epoch(
         far = newton_step(dual.natural_parameters, mean, covariance, *scaled, max_nats)
         eta = jnp.where(solved, eta, far)
     # The aim is beside the solution: also for moments of the latents, whose eta is zero there.
-    moments = latent_moments(dual.pool, flow, last_weights)
-    noise = jnp.pad(dual.pool.noise, [(0, 0), (0, 0), (0, moments.shape[-1])])
-    wider = draws[0], jnp.concatenate([dual.pool.statistics, moments], axis=-1), noise
+    with_moments = with_latents(dual.pool, flow, last_weights)
+    wider = draws[0], with_moments.statistics, with_moments.noise
     solution = jnp.pad(eta, (0, dual.correction.size - eta.size))
     correction = shortened(dual.correction, solution, *wider)
     aim = solution + correction
@@ -250,10 +249,10 @@ def start_newton(
         log_share=pool.log_share.at[: method.num_first].set(first.log_share),
         counts=pool.counts.at[0].set(first.num_simulated),
     )
-    moments = latent_moments(pool, flow, jax.nn.softmax(log_weights(pool, pool.log_q[0])))
+    wider = with_latents(pool, flow, jax.nn.softmax(log_weights(pool, pool.log_q[0])))
     dual = NewtonState(
         natural_parameters=jnp.zeros_like(lower),
-        correction=jnp.zeros(lower.size + moments.shape[-1], lower.dtype),
+        correction=jnp.zeros(wider.statistics.shape[-1], lower.dtype),
         origin=origin,
         scale=scale,
         annealing=jnp.where(prior is None, 0.0, 1.0),

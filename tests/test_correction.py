@@ -14,15 +14,14 @@ from numpyro_dsn.correction import (
     RIDGE,
     RIDGE_OF_SLOPES,
     forgotten,
-    latent_moments,
     newton_move,
     shortened,
     wider_move,
+    with_latents,
 )
 from numpyro_dsn.dual import tilt
 from numpyro_dsn.pool import Draws, empty_pool
 
-RIDGES = jnp.full(2, RIDGE)
 NORMAL = ndtri((jnp.arange(10_000) + 0.5) / 10_000)
 EVEN = jnp.full(NORMAL.size, 1 / NORMAL.size)
 
@@ -30,7 +29,7 @@ EVEN = jnp.full(NORMAL.size, 1 / NORMAL.size)
 def test_move_undoes_a_small_violation():
     covariance, residual = jnp.array([[2.0, 0.5], [0.5, 1.0]]), jnp.array([0.1, -0.05])
     assert_allclose(
-        newton_move(residual, covariance, RIDGES), -jnp.linalg.solve(covariance, residual), 1e-4
+        newton_move(residual, covariance, RIDGE), -jnp.linalg.solve(covariance, residual), 1e-4
     )
 
 
@@ -39,7 +38,7 @@ def test_move_is_bounded_where_statistics_are_redundant():
     covariance = jnp.array([[1.0, 0.99995], [0.99995, 1.0]])
     residual = jnp.array([0.05, -0.05])
     unbounded = -np.linalg.solve(covariance, residual)
-    move = np.asarray(newton_move(residual, covariance, RIDGES))
+    move = np.asarray(newton_move(residual, covariance, RIDGE))
     distance = np.sqrt(move @ covariance @ move)
     assert np.sqrt(unbounded @ covariance @ unbounded) > 9
     assert distance <= MAX_MOVE * np.sqrt(2) * 1.01
@@ -54,64 +53,87 @@ class Line:
         return flat
 
 
-def pool_of(flat, statistics=None):
+def pool_of(flat, statistic=None, error=0.0):
     """A pool of draws of the prior alone, whose statistic is zero if none is given."""
     zeros = jnp.zeros(len(flat))
-    statistics = zeros[:, None] if statistics is None else statistics
-    finite = jnp.ones(len(flat), bool)
-    draws = Draws(flat, statistics, jnp.zeros((len(flat), 1, 1)), zeros, zeros, finite)
+    statistics = (zeros if statistic is None else statistic)[:, None]
+    noise = jnp.full((len(flat), 1, 1), error)
+    draws = Draws(flat, statistics, noise, zeros, zeros, jnp.ones(len(flat), bool))
     return empty_pool(draws, zeros, {}, 0, 0)
+
+
+def moments_of(pool):
+    return with_latents(pool, Line, EVEN).statistics[:, 1:]
 
 
 def test_moments_of_latents_are_in_standard_deviations_and_bounded():
     flat = jnp.stack([5 + 0.1 * NORMAL, -1000 * NORMAL], axis=-1)
-    moments = latent_moments(pool_of(flat), Line, EVEN)
+    moments = moments_of(pool_of(flat))
     assert moments.shape == (len(flat), 4)
     assert_allclose(moments.mean(0), [0, 0, 1, 1], atol=0.01)  # 0.3 % of draws are beyond FAR
     assert_allclose(jnp.abs(moments).max(0), [FAR, FAR, FAR**2, FAR**2])
 
 
 def test_moments_of_many_latents_are_left_alone():
-    flat = jnp.zeros((3, MAX_LATENTS + 1))
-    assert latent_moments(pool_of(flat), Line, jnp.ones(3)).shape == (3, 0)
-
-
-def test_moments_of_a_stochastic_simulator_are_left_alone():
-    pool = pool_of(NORMAL[:, None])
-    noisy = pool._replace(noise=jnp.zeros((NORMAL.size, 2, 1)))
-    assert latent_moments(pool, Line, EVEN).shape == (NORMAL.size, 2)
-    assert latent_moments(noisy, Line, EVEN).shape == (NORMAL.size, 0)
+    pool = pool_of(jnp.zeros((3, MAX_LATENTS + 1)))
+    assert with_latents(pool, Line, jnp.ones(3)).statistics.shape == (3, 1)
 
 
 def test_what_a_statistic_says_of_the_latents_is_left_to_it():
     """A statistic that is the square, and half of the latent besides."""
     square = jnp.clip(NORMAL, -FAR, FAR) ** 2
     for statistic, known in ((square, [False, True]), (square + 0.5 * NORMAL, [False, False])):
-        pool = pool_of(NORMAL[:, None], statistic[:, None])
-        moments = latent_moments(pool, Line, EVEN)
+        moments = moments_of(pool_of(NORMAL[:, None], statistic))
         assert_array_equal(jnp.all(moments == 0, axis=0), known)
         deviations = statistic - statistic.mean()
         # But for a thousandth, the ridge: covariances of what is left out are at most 2.
         assert_allclose(deviations @ moments / len(moments), 0.0, atol=2 * RIDGE_OF_SLOPES)
 
 
+def test_what_a_noisy_statistic_says_of_the_latents(rng_key):
+    """The error of T, of a standard deviation of 0.5, hides nothing and gives m no mean."""
+    noise = 0.5 * jax.random.normal(rng_key, NORMAL.shape)
+    square = jnp.clip(NORMAL, -FAR, FAR) ** 2
+    assert jnp.all(moments_of(pool_of(NORMAL[:, None], square + noise, 0.5))[:, 1] == 0)
+    # Half known, half new. Weights prefer draws with a lucky error, and m has its share of it.
+    mixed, eta = square + 1.5 * NORMAL, jnp.array([0.2, 0.0, 0.0])
+    clear, noisy = (
+        with_latents(pool, Line, EVEN)
+        for pool in (
+            pool_of(NORMAL[:, None], mixed),
+            pool_of(NORMAL[:, None], mixed + noise, 0.5),
+        )
+    )
+    exact, found = (
+        tilt(eta, jnp.log(EVEN), wider.statistics, wider.noise) for wider in (clear, noisy)
+    )
+    error = 0.5 * np.sqrt(1 / found.ess)
+    assert_allclose(found.mean, exact.mean, atol=4 * error)
+    biased = jnp.exp(found.log_weights) @ noisy.statistics
+    assert jnp.any(jnp.abs(biased - exact.mean)[1:] > 4 * error)
+
+
+def move_of(residual, statistic, log_target):
+    wider = with_latents(pool_of(NORMAL[:, None], statistic), Line, EVEN)
+    target = tilt(jnp.zeros(3), log_target, wider.statistics, wider.noise)
+    return wider_move(jnp.array([residual]), wider, EVEN, target)
+
+
 def test_move_undoes_an_error_of_mean_and_variance():
     """For normal distributions it is the difference of their natural parameters, to first order."""
     mean, std = 0.02, 1.03
-    p = jax.nn.softmax(-0.5 * ((NORMAL - mean) / std) ** 2 + 0.5 * NORMAL**2)
-    other = jnp.sin(40 * NORMAL)[:, None]  # a statistic that is met, and knows nothing of these
-    moments = latent_moments(pool_of(NORMAL[:, None], other), Line, EVEN)
-    move = wider_move(jnp.zeros(1), other, moments, EVEN, p)
+    log_target = -0.5 * ((NORMAL - mean) / std) ** 2 + 0.5 * NORMAL**2
+    # A statistic that is met, and knows nothing of these.
+    move = move_of(0.0, jnp.sin(40 * NORMAL), log_target)
     assert_allclose(move, [0.0, mean / std**2, 0.5 * (1 - 1 / std**2)], rtol=0.1, atol=1e-4)
 
 
 def test_an_error_of_the_latents_does_not_move_the_statistic():
     """Otherwise a violation would balance what is forgotten of the latents' part."""
-    p = jax.nn.softmax(0.02 * NORMAL**2)
-    statistic = NORMAL[:, None] ** 2 * (NORMAL[:, None] > 0)
-    moments = latent_moments(pool_of(NORMAL[:, None], statistic), Line, EVEN)
-    of_statistic, *of_latents = wider_move(jnp.zeros(1), statistic, moments, EVEN, p)
-    assert abs(of_statistic) < 1e-3 * abs(of_latents[1])
+    log_target = 0.02 * NORMAL**2
+    of_statistic, *of_latents = move_of(0.0, NORMAL**2 * (NORMAL > 0), log_target)
+    assert of_statistic == 0.0
+    assert abs(of_latents[1]) > 1e-3
 
 
 def test_only_the_part_of_latents_is_forgotten():
