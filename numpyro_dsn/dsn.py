@@ -1,6 +1,7 @@
 """The degenerate solution network: a flow fitted to a behavior, epoch by epoch."""
 
 import os
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from numpyro_dsn.program import Behavior, Model, read
 from numpyro_dsn.result import DSNResult
 from numpyro_dsn.status import Status, warn
 from numpyro_dsn.summary import progress_text
+from numpyro_dsn.trees import same, strong
 
 NUM_DRAWS, NUM_NOISY, NUM_VALUES = 32_000, 8000, 8_000_000
 """Draws of an epoch, by default; fewer of a stochastic simulator, which runs each several times,
@@ -144,13 +146,18 @@ class DSN:
             If the model or the behavior cannot be meant; the message names the site.
         """
         self._set_up(args, kwargs)
-        chains, start = self._start(jax.random.split(rng_key, self.num_chains))
-        return DSNState(chains, start_history(start))
+        began = time.perf_counter()
+        chains, start = jax.block_until_ready(
+            self._start(jax.random.split(rng_key, self.num_chains))
+        )
+        return DSNState(chains, start_history(start, time.perf_counter() - began))
 
     def update(self, state: DSNState) -> DSNState:
         """Run one epoch of every fit; :meth:`init` or :meth:`run` must have set up the model."""
-        chains, epoch, steps = self._epoch(state.chains)
-        return DSNState(chains, extend_history(state.history, epoch, steps))
+        began = time.perf_counter()
+        chains, epoch, steps = jax.block_until_ready(self._epoch(state.chains))
+        seconds = time.perf_counter() - began
+        return DSNState(chains, extend_history(state.history, epoch, steps, seconds))
 
     def run(
         self,
@@ -233,11 +240,11 @@ class DSN:
         chains, start = jax.eval_shape(self._start, keys)
         zeros = partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype))
         chains = zeros(chains._replace(rng_key=None))._replace(rng_key=keys)
-        return DSNState(chains, start_history(zeros(start)))
+        return DSNState(chains, start_history(zeros(start), 0.0))
 
     def _set_up(self, args: tuple, kwargs: dict) -> None:
         """Read the model and build the compiled functions, once for the same arguments."""
-        if self._arguments is not None and _same(self._arguments, (args, kwargs)):
+        if self._arguments is not None and same(self._arguments, (args, kwargs)):
             return
         program = read(jax.random.key(0), self.model, self.behavior, args, kwargs)
         by_newton = isinstance(self.multipliers, DualNewton)
@@ -266,6 +273,7 @@ class DSN:
             )
 
         method, optim, bounds = self.multipliers, self.optim, (program.lower, program.upper)
+        sizes = self.num_particles, self.num_steps
         replicates = method.num_replicates if isinstance(method, DualNewton) else NUM_REPLICATES
         flow = build_flow(program, guide, self._constrain, replicates, args, kwargs)
         prior = prior_sampler(program, guide, args, kwargs)
@@ -275,7 +283,7 @@ class DSN:
             most = NUM_NOISY if program.is_stochastic else NUM_DRAWS
             most = min(most, NUM_VALUES // guide.latent_dim)
             num_draws = most if method.num_draws is None else method.num_draws
-            sizes = num_draws, self.num_particles, self.num_steps
+            per_epoch = num_draws, *sizes
             paths, params = None, self._constrain(some)
             if by_gradients and unconstrained_posterior(guide, params).has_rsample:
                 paths = build_flow(program, guide, self._constrain, 1, args, kwargs)
@@ -285,18 +293,19 @@ class DSN:
                 return start_newton(rng_key, method, optim, flow, params, prior, *bounds, num_draws)
 
             def epoch(chain: ChainState) -> Any:
-                return newton_epoch(chain, method, optim, flow, paths, *bounds, *sizes)
+                return newton_epoch(chain, method, optim, flow, paths, *bounds, *per_epoch)
 
         else:
 
             def start(rng_key: Array) -> Any:
-                return start_chain(rng_key, method, optim, draw, init_params(rng_key), *bounds)
+                params = init_params(rng_key)
+                return start_chain(rng_key, method, optim, draw, params, *bounds, sizes[0])
 
             def epoch(chain: ChainState) -> Any:
-                return penalty_epoch(chain, method, optim, draw, *bounds, self.num_steps)
+                return penalty_epoch(chain, method, optim, draw, *bounds, *sizes)
 
-        self._start = jax.jit(lambda keys: _strong(_for_each(start, keys)))
-        self._epoch = jax.jit(lambda chains: _strong(_for_each(epoch, chains)))
+        self._start = jax.jit(lambda keys: strong(_for_each(start, keys)))
+        self._epoch = jax.jit(lambda chains: strong(_for_each(epoch, chains)))
         self._fit = Fit(program, guide, args, kwargs, flow, prior)
         self._arguments = args, kwargs
 
@@ -363,19 +372,6 @@ def _for_each(function: Callable[[Any], Any], chains: Any) -> Any:
     if several and jax.default_backend() != "cpu":
         return jax.vmap(function)(chains)
     return jax.lax.map(function, chains)
-
-
-def _strong(tree: Any) -> Any:
-    """Return arrays without weak types: a mixture would make a later epoch compile again."""
-    return jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), tree)
-
-
-def _same(one: Any, other: Any) -> bool:
-    structures: list[Any] = [jax.tree.structure(one), jax.tree.structure(other)]
-    if structures[0] != structures[1]:
-        return False
-    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return all(a is b or (np.shape(a) == np.shape(b) and bool(np.all(a == b))) for a, b in pairs)
 
 
 def _is_done(state: DSNState) -> bool:

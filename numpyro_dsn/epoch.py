@@ -193,6 +193,7 @@ def summarize(
     skipped: Array,
     lower: Array,
     upper: Array,
+    num_simulations: int,
 ) -> Epoch:
     """Summarize measurements of one fit.
 
@@ -208,6 +209,8 @@ def summarize(
         Share of steps left out.
     lower, upper
         Bounds on E[T], each of shape ``(num_constraints,)``.
+    num_simulations
+        Simulations of the circuit in the epoch.
     """
     num_batches = measured.entropy.size
     mean = measured.means.mean(0)
@@ -233,6 +236,7 @@ def summarize(
         gap=unknown,
         gap_se=unknown,
         ess=unknown,
+        num_simulations=jnp.full((), num_simulations, mean.dtype),
     )
 
 
@@ -244,6 +248,7 @@ def start_chain(
     params: Params,
     lower: Array,
     upper: Array,
+    num_particles: int,
 ) -> tuple[ChainState, Epoch]:
     """Return the state of a fit before its first epoch, and measurements of the start."""
     key = jax.random.fold_in(rng_key, 0)
@@ -252,8 +257,8 @@ def start_chain(
     # Explicit dtypes: weakly typed scalars would make the second epoch compile again.
     best = Best(params, jnp.full((), -1, int), jnp.full((), -jnp.inf, measured.entropy.dtype))
     state = ChainState(optim.init(params), dual, params, best, jnp.zeros((), int), rng_key)
-    no_skip = jnp.zeros(())
-    summary = summarize(measured, method, dual.penalty, dual.multipliers, no_skip, lower, upper)
+    spent = jnp.zeros(()), lower, upper, method.num_batches * num_particles
+    summary = summarize(measured, method, dual.penalty, dual.multipliers, *spent)
     return state, summary._replace(converged=jnp.asarray(False))
 
 
@@ -264,6 +269,7 @@ def penalty_epoch(
     draw: Draw,
     lower: Array,
     upper: Array,
+    num_particles: int,
     num_steps: int,
 ) -> tuple[ChainState, Epoch, Trace]:
     """Run one epoch of the penalty method.
@@ -280,8 +286,8 @@ def penalty_epoch(
         Function of a key and unconstrained parameters that returns a batch of draws.
     lower, upper
         Bounds on E[T], each of shape ``(num_constraints,)``.
-    num_steps
-        Number of optimizer steps.
+    num_particles, num_steps
+        Number of draws in a batch, and of optimizer steps.
 
     Returns
     -------
@@ -305,7 +311,8 @@ def penalty_epoch(
     residual = means - active_target(means, dual.multipliers, dual.penalty, lower, upper)
     by_batch = jax.vmap(violations, (0, None, None))(measured.means, lower, upper)
     updated = method.update(dual_key, dual, residual, by_batch)
-    summary = summarize(measured, method, dual.penalty, updated.multipliers, skipped, lower, upper)
+    spent = skipped, lower, upper, (num_steps + method.num_batches) * num_particles
+    summary = summarize(measured, method, dual.penalty, updated.multipliers, *spent)
     better = summary.converged & (summary.entropy > state.best.score)
     candidate = Best(params, epoch, summary.entropy)
     best = jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, state.best)

@@ -41,6 +41,8 @@ class Epoch(NamedTuple):
         unknown.
     ess
         Effective sample size of the draws behind the bound, shape ``()``; NaN if unknown.
+    num_simulations
+        Simulations of the circuit since the epoch before, shape ``()``.
     """
 
     entropy: Array
@@ -59,6 +61,7 @@ class Epoch(NamedTuple):
     gap: Array
     gap_se: Array
     ess: Array
+    num_simulations: Array
 
 
 class Trace(NamedTuple):
@@ -84,21 +87,25 @@ class History(NamedTuple):
         :class:`Epoch` of arrays with leading axes ``(num_epochs + 1, num_chains)``.
     trace
         :class:`Trace` of arrays with leading axes ``(num_records, num_chains)``.
+    seconds
+        What each epoch of all chains took, compilation included, shape ``(num_epochs + 1,)``.
     """
 
     epochs: Epoch
     trace: Trace
+    seconds: np.ndarray
 
 
-def start_history(epoch: Epoch) -> History:
+def start_history(epoch: Epoch, seconds: float) -> History:
     """Return a history that holds the start alone, given measurements of ``num_chains`` fits."""
     epoch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], epoch)
     num_chains, num_constraints = epoch.mean.shape[1:]
     empty = np.zeros((0, num_chains))
-    return History(epoch, Trace(empty, empty, np.zeros((0, num_chains, num_constraints))))
+    trace = Trace(empty, empty, np.zeros((0, num_chains, num_constraints)))
+    return History(epoch, trace, np.array([seconds]))
 
 
-def extend_history(history: History, epoch: Epoch, steps: Trace) -> History:
+def extend_history(history: History, epoch: Epoch, steps: Trace, seconds: float) -> History:
     """Return the history with one more epoch.
 
     Parameters
@@ -109,6 +116,8 @@ def extend_history(history: History, epoch: Epoch, steps: Trace) -> History:
         Measurements with a leading axis ``num_chains``.
     steps
         One record for each step, with leading axes ``(num_chains, num_steps)``.
+    seconds
+        What the epoch took.
     """
     num_steps = steps.step.shape[1]
     blocks = np.array_split(np.arange(num_steps), min(num_steps, RECORDS_PER_EPOCH))
@@ -120,4 +129,5 @@ def extend_history(history: History, epoch: Epoch, steps: Trace) -> History:
     last = np.asarray(steps.step)[:, [block[-1] for block in blocks]].T.astype(float)
     trace = Trace(last, average(steps.entropy), average(steps.mean))
     epoch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], epoch)
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), history, History(epoch, trace))
+    more = History(epoch, trace, np.array([seconds]))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), history, more)

@@ -66,6 +66,8 @@ def from_result(
         "held_epoch": int(result.epochs[result.chain]),
         "latents": json.dumps(sorted(program.latents)),
         "behaviors": json.dumps(sorted(program.constraints)),
+        "num_simulations": float(result.history.epochs.num_simulations.sum()),
+        "sampling_time": float(result.history.seconds.sum()),
     }
     return to_container(groups, attrs | _certificate_attrs(result))
 
@@ -260,7 +262,7 @@ def _behavior_groups(result: "DSNResult") -> dict[str, Any]:
     """Return bounds, what every chain achieved, and all epochs."""
     import xarray
 
-    program, (epochs, trace) = result.fit.program, result.history
+    program, (epochs, trace, seconds) = result.fit.program, result.history
     chains = np.arange(len(result.epochs))
     statistic, per_statistic = {"statistic": program.labels}, ["chain", "statistic"]
     bounds = {"lower": program.lower, "upper": program.upper}
@@ -289,7 +291,12 @@ def _behavior_groups(result: "DSNResult") -> dict[str, Any]:
     last = trace.step[-1, 0] if len(trace.step) else 0
     num_epochs = len(epochs.entropy) - 1
     optimization = xarray.Dataset(
-        {**by_epoch, **by_step, "held_epoch": (["chain"], result.epochs)},
+        {
+            **by_epoch,
+            **by_step,
+            "seconds": (["epoch"], seconds),
+            "held_epoch": (["chain"], result.epochs),
+        },
         coords={"chain": chains, **steps, **statistic},
     ).assign_attrs(steps_per_epoch=float(last) / max(num_epochs, 1))
     return {

@@ -76,6 +76,7 @@ def measure(
         gap=gap,
         gap_se=gap_se,
         ess=tilted.ess,
+        num_simulations=jnp.zeros(()),
     )
     wider = with_latents(pool, flow, weights)
     solution = jnp.pad(eta, (0, wider.statistics.shape[-1] - eta.size))

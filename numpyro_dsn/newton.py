@@ -146,6 +146,8 @@ def newton_epoch(
 
     new = flow.simulate(simulator_key, flow.sample(sample_key, params, num_draws))
     new = rescale(new, dual.origin, dual.scale)
+    num_simulations = num_draws * new.noise.shape[1]
+    num_simulations += num_steps * num_particles if paths is not None else 0
     component = component_of(epoch, dual.pool)
     first = jnp.where(dual.from_prior, new.log_prior, flow.log_prob(dual.first_params, new.flat))
     pool = insert_draws(dual.pool, component, params, new, first, flow.log_prob)
@@ -170,7 +172,10 @@ def newton_epoch(
         (params, optim_state),
     )
     summary = summary._replace(
-        skipped=skipped, nonfinite=(~new.finite).mean(), converged=summary.converged & reached
+        skipped=skipped,
+        nonfinite=(~new.finite).mean(),
+        converged=summary.converged & reached,
+        num_simulations=jnp.full((), num_simulations, gap.dtype),
     )
     # What the flow cannot represent shows up as a violation; aim beside the target to undo it.
     trust = jnp.where(summary.gap > NEAR, NEAR / summary.gap, 1.0)
@@ -269,7 +274,11 @@ def start_newton(
     best = Best(params, jnp.full((), -1, int), jnp.full((), -jnp.inf, lower.dtype))
     state = ChainState(optim.init(params), dual, params, best, jnp.zeros((), int), rng_key)
     nonfinite = first.num_nonfinite / first.num_simulated
-    summary = summary._replace(nonfinite=nonfinite, converged=jnp.zeros((), bool))
+    summary = summary._replace(
+        nonfinite=nonfinite,
+        converged=jnp.zeros((), bool),
+        num_simulations=first.num_simulated * draws.noise.shape[1],
+    )
     return state, summary
 
 

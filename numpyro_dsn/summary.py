@@ -49,6 +49,8 @@ def format_summary(result: "DSNResult") -> str:
     lines.append(f"entropy {measured.entropy:.4f} +- {measured.entropy_se:.4f} nats")
     lines.append(f"KL to prior {measured.kl_to_prior:.4f} nats")
     lines.append(f"chain {result.chain} of {num_chains}, epoch {epoch}")
+    spent, seconds = result.history.epochs.num_simulations.sum(), result.history.seconds.sum()
+    lines.append(f"{spent:,.0f} simulations, {seconds:.0f} s with compilation")
     if measured.nonfinite > 0:
         lines.append(f"{measured.nonfinite:.2%} of draws have NaN or infinite statistics, left out")
     if measured.skipped > 0:

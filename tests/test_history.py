@@ -9,7 +9,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpyro_dsn.history import RECORDS_PER_EPOCH, Epoch, Trace, extend_history, start_history
 
 NUM_CONSTRAINTS = 3
-SCALARS = ("entropy", "kl_to_prior", "entropy_se", "penalty", "converged", "nonfinite", "skipped")
+SCALARS = (
+    "entropy",
+    "kl_to_prior",
+    "entropy_se",
+    "penalty",
+    "converged",
+    "nonfinite",
+    "skipped",
+    "num_simulations",
+)
 
 
 def epoch_of(fill, num_chains=2):
@@ -29,7 +38,7 @@ def steps_of(first, num_steps, num_chains=2):
 
 @pytest.mark.parametrize("num_chains", [1, 2])
 def test_a_history_starts_with_the_start_alone(num_chains):
-    history = start_history(epoch_of(0.5, num_chains))
+    history = start_history(epoch_of(0.5, num_chains), 1.0)
     for name, leaf in history.epochs._asdict().items():
         trailing = () if name in SCALARS else (NUM_CONSTRAINTS,)
         assert leaf.shape == (1, num_chains, *trailing)
@@ -40,17 +49,18 @@ def test_a_history_starts_with_the_start_alone(num_chains):
 
 
 def test_epochs_are_stacked_in_order():
-    history = start_history(epoch_of(0.0))
+    history = start_history(epoch_of(0.0), 1.0)
     for number in (1, 2):
-        history = extend_history(history, epoch_of(10.0 * number), steps_of(1, 4))
+        history = extend_history(history, epoch_of(10.0 * number), steps_of(1, 4), 2.0)
     expected = [[0.0, 1.0], [10.0, 11.0], [20.0, 21.0]]
     assert_array_equal(history.epochs.entropy, expected)
     assert_array_equal(history.epochs.mean, np.stack([expected] * NUM_CONSTRAINTS, axis=-1))
+    assert_array_equal(history.seconds, [1.0, 2.0, 2.0])
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(history))
 
 
 def test_a_short_epoch_is_recorded_step_by_step():
-    history = extend_history(start_history(epoch_of(0.0)), epoch_of(1.0), steps_of(1, 3))
+    history = extend_history(start_history(epoch_of(0.0), 1.0), epoch_of(1.0), steps_of(1, 3), 2.0)
     assert_array_equal(history.trace.step, [[1, 1], [2, 2], [3, 3]])
     assert_allclose(history.trace.entropy, [[1, 1001], [2, 1002], [3, 1003]])
     assert_allclose(history.trace.mean[1], [[2, 4, -2], [1002, 2004, -1002]])
@@ -58,8 +68,10 @@ def test_a_short_epoch_is_recorded_step_by_step():
 
 def test_a_long_epoch_is_averaged_over_blocks_of_steps():
     num_steps = 4 * RECORDS_PER_EPOCH
-    history = extend_history(start_history(epoch_of(0.0)), epoch_of(1.0), steps_of(1, num_steps))
-    history = extend_history(history, epoch_of(2.0), steps_of(1 + num_steps, num_steps))
+    history = extend_history(
+        start_history(epoch_of(0.0), 1.0), epoch_of(1.0), steps_of(1, num_steps), 2.0
+    )
+    history = extend_history(history, epoch_of(2.0), steps_of(1 + num_steps, num_steps), 2.0)
     trace = history.trace
     assert trace.step.shape == trace.entropy.shape == (2 * RECORDS_PER_EPOCH, 2)
     assert trace.mean.shape == (2 * RECORDS_PER_EPOCH, 2, NUM_CONSTRAINTS)
@@ -72,7 +84,9 @@ def test_a_long_epoch_is_averaged_over_blocks_of_steps():
 
 def test_blocks_of_unequal_length_cover_every_step_once():
     num_steps = RECORDS_PER_EPOCH + 7
-    history = extend_history(start_history(epoch_of(0.0)), epoch_of(1.0), steps_of(1, num_steps))
+    history = extend_history(
+        start_history(epoch_of(0.0), 1.0), epoch_of(1.0), steps_of(1, num_steps), 2.0
+    )
     last = history.trace.step[:, 0]
     lengths = np.diff(last, prepend=0)
     assert len(last) == RECORDS_PER_EPOCH
@@ -85,12 +99,12 @@ def test_blocks_of_unequal_length_cover_every_step_once():
 def test_what_is_not_finite_stays_visible_in_the_average():
     steps = steps_of(1, 4 * RECORDS_PER_EPOCH)
     steps = steps._replace(entropy=steps.entropy.at[0, 5].set(jnp.nan))
-    history = extend_history(start_history(epoch_of(0.0)), epoch_of(1.0), steps)
+    history = extend_history(start_history(epoch_of(0.0), 1.0), epoch_of(1.0), steps, 2.0)
     assert_array_equal(np.argwhere(np.isnan(history.trace.entropy)), [[1, 0]])
 
 
 def test_extending_leaves_the_given_history_as_it_was():
-    start = start_history(epoch_of(0.0))
-    extend_history(start, epoch_of(1.0), steps_of(1, 4))
+    start = start_history(epoch_of(0.0), 1.0)
+    extend_history(start, epoch_of(1.0), steps_of(1, 4), 2.0)
     assert start.epochs.entropy.shape == (1, 2)
     assert start.trace.step.shape == (0, 2)

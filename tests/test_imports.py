@@ -16,7 +16,7 @@ ROOT = Path(numpyro_dsn.__file__).parent
 # The line, left to right: a room may import from rooms in earlier rows, and from itself.
 # A room is a module or a folder of the package; every one has its place here.
 LINE = [
-    ["labels", "soap", "version"],
+    ["labels", "soap", "trees", "version"],
     ["constraints"],
     ["primitives"],
     ["status"],

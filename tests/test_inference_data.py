@@ -163,9 +163,10 @@ def test_targets_and_what_was_achieved(fit, data):
 
 
 def test_optimization_has_every_epoch_and_step(fit, data):
-    optimization, (epochs, trace) = data["optimization"], fit.history
+    optimization, (epochs, trace, seconds) = data["optimization"], fit.history
     assert list(optimization["epoch"].values) == [0, 1, 2]
     np.testing.assert_array_equal(optimization["held_epoch"], fit.epochs)
+    np.testing.assert_array_equal(optimization["seconds"], seconds)
     for name in ("entropy", "entropy_se", "kl_to_prior", "penalty", "nonfinite", "converged"):
         assert optimization[name].dims == ("chain", "epoch")
         np.testing.assert_array_equal(optimization[name], getattr(epochs, name).T)

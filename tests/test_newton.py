@@ -124,6 +124,9 @@ def test_an_epoch_that_ruins_the_fit_is_taken_back(small):
         assert np.array_equal(one, other)
     assert (float(new.step_scale[0]), int(new.component[0])) == (500.0, 1)
     assert np.array_equal(new.pool.counts[0], [500, 200, 200])
+    counted = after.history.epochs.num_simulations[:, 0]
+    assert counted[0] >= 500
+    assert np.array_equal(counted[1:], [200, 200])
     # It is measured again, on these circuits too.
     gaps = after.history.epochs.gap[1:, 0]
     assert gaps[0] != gaps[1] < 2 * gaps[0] + RUINED
