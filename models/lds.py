@@ -11,7 +11,6 @@ Run as ``python -m models.lds``.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,7 +163,7 @@ def draw_figures(data: Any, out: Path) -> list[Path]:
     """
     from numpyro_dsn import plots
 
-    figures = {
+    figures: dict[str, Callable[[Any], np.ndarray]] = {
         "pair": plots.plot_pair,
         "optimization": plots.plot_optimization,
         "behavior": plots.plot_behavior,
@@ -198,12 +197,10 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     common = arguments.target, arguments.seed, arguments.num_epochs
-    began = time.perf_counter()
     if arguments.as_published:
         result = fit_as_published(*common, arguments.num_steps, arguments.penalty_init)
     else:
         result = fit(*common)
-    seconds = time.perf_counter() - began
     result.print_summary()
     data = result.to_inference_data(coords=ENTRIES)
     if arguments.sensitivity:
@@ -216,9 +213,6 @@ def main() -> None:
         print(f"wrote {written}")
     if arguments.compare:
         own = result.to_inference_data(num_samples=NUM_COMPARED, coords=ENTRIES)
-        own.attrs["sampling_time"] = seconds
-        if not arguments.as_published:
-            own.attrs["num_simulations"] = report.count_simulations(result)
         datas = {"DSN": own} | report.other_engines(result, arguments.seed, ENTRIES, 60)
         comparison, files = report.write_comparison(datas, "a", sign_of_a2, arguments.out)
         print(comparison)

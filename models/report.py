@@ -145,13 +145,5 @@ def write_comparison(
     return comparison, files
 
 
-def count_simulations(result: DSNResult) -> int:
-    """Return the number of simulated circuits of a fit by the dual Newton method."""
-    num_epochs = len(result.history.epochs.entropy) - 1
-    pool = result.state.chains.dual.pool
-    num_first, num_draws = pool.counts[result.chain, :2]
-    return (int(num_first) + num_epochs * int(num_draws)) * pool.noise.shape[-2]
-
-
 def _row(values: Array) -> str:
     return "[" + " ".join(f"{float(value):+.3f}" for value in np.asarray(values)) + "]"

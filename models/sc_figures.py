@@ -1,5 +1,6 @@
 """Figures of the superior colliculus: modes across accuracies, the path of a fit, silencing."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def draw_fit(data: Any, out: Path, suffix: str) -> list[Path]:
     -------
     The files.
     """
-    drawings = {
+    drawings: dict[str, Callable[[Any], np.ndarray]] = {
         "pair": plots.plot_pair,
         "optimization": plots.plot_optimization,
         "path": plot_path,

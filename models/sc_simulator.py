@@ -221,7 +221,7 @@ def weights_of_eigenvalues(eigenvalues: Array) -> Array:
     -------
     Weights, shape ``(4,)``.
     """
-    signs = np.array([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])
+    signs = jnp.array([[1, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]])
     return signs @ eigenvalues / 4
 
 
@@ -314,10 +314,8 @@ def simulate(
     v = START + protocol.start_noise * jax.random.normal(keys[0], shape)
     offset = -THRESHOLD if published_start else THRESHOLD
     u = SLOPE * jnp.arctanh(2 * v - 1) + offset
-    carry = tuple(
-        jnp.broadcast_to(x, (len(UNITS), len(TASKS), num_trials)) for x in (u, gains[0] * v)
-    )
-    (_, v), _ = jax.lax.scan(step, carry, (keys[1:], inputs[1:], gains[1:]))
+    u, v = (jnp.broadcast_to(x, (len(UNITS), len(TASKS), num_trials)) for x in (u, gains[0] * v))
+    (_, v), _ = jax.lax.scan(step, (u, v), (keys[1:], inputs[1:], gains[1:]))
     return v
 
 

@@ -7,7 +7,6 @@ Run as ``python -m models.stg``.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -293,7 +292,6 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     box, noise = BOXES[arguments.box], CURRENT_NOISE if arguments.noise else 0.0
-    began = time.perf_counter()
     result = fit(
         arguments.behavior,
         box,
@@ -302,7 +300,6 @@ def main() -> None:
         arguments.num_epochs,
         arguments.num_chains,
     )
-    seconds = time.perf_counter() - began
     result.print_summary()
     print_moments(result, jax.random.key(arguments.seed))
     data = inference_data(result)
@@ -316,8 +313,6 @@ def main() -> None:
         print(f"wrote {written}")
     if arguments.compare:
         own = inference_data(result)
-        count = report.count_simulations(result)
-        own.attrs |= {"sampling_time": seconds, "num_simulations": count}
         datas = {"DSN": own} | report.other_engines(result, arguments.seed, COORDS, 60, NUM_SAMPLES)
         comparison, files = report.write_comparison(datas, "g", None, arguments.out)
         print(comparison)

@@ -165,7 +165,7 @@ def simulate(
     @jax.checkpoint
     def sample(state: State, index: Array) -> tuple[State, Array]:
         current: Array | float = 0.0
-        if noise:
+        if rng_key is not None and noise:
             # All noise at once would leave the cache and take twice the time.
             key = jax.random.fold_in(rng_key, index)
             current = noise * jax.random.normal(key, (len(NEURONS),))
