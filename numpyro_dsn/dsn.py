@@ -188,12 +188,14 @@ class DSN:
         -------
         The fit. After Ctrl-C it holds the last finished epoch and its status says so.
         """
-        state = self.init(rng_key, *args, **kwargs) if init_state is None else init_state
         self._set_up(args, kwargs)
         status = None
         disable = not progress_bar or "CI" in os.environ
-        try:
-            with trange(num_epochs, desc="DSN", unit="epoch", disable=disable) as bar:
+        with trange(num_epochs, desc="DSN", unit="epoch", disable=disable) as bar:
+            bar.set_postfix_str("compiling, simulating the first circuits")
+            state = self.init(rng_key, *args, **kwargs) if init_state is None else init_state
+            bar.reset()
+            try:
                 for _ in bar:
                     bar.set_postfix_str(progress_text(state.history))
                     status = _failure(state.history)
@@ -203,8 +205,8 @@ class DSN:
                     bar.set_postfix_str(progress_text(state.history))
                     if _is_done(state):
                         break
-        except KeyboardInterrupt:
-            status = Status.INTERRUPTED
+            except KeyboardInterrupt:
+                status = Status.INTERRUPTED
         return self._result(state, status or _failure(state.history))
 
     def get_params(self, state: DSNState) -> Params:

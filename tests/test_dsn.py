@@ -270,6 +270,7 @@ def test_progress_shows_entropy_and_violation(dsn, whole, monkeypatch, capsys):
         entropy = whole.history.epochs.entropy[epoch, 0]
         violation = np.abs(whole.history.epochs.violation[epoch]).max()
         assert f"entropy {entropy:.3f}, violation {violation:.3f} sd" in shown
+    assert shown.index("simulating the first circuits") < shown.index("entropy")
     assert "3/3" in shown
     assert "non-finite" not in shown
 
