@@ -200,7 +200,7 @@ def test_pairs_of_an_unknown_variable(source):
 
 def test_optimization_has_the_trace_and_the_epochs(source, fit):
     axes = plot_optimization(source)
-    epochs, trace = fit.history
+    epochs, trace, _ = fit.history
     assert len(axes) == 1 + len(LABELS)
     steps = np.asarray(trace.step)[:, 0]
     for chain in range(NUM_CHAINS):
