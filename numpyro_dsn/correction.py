@@ -99,7 +99,8 @@ def with_latents(pool: Pool, flow: Flow, weights: Array) -> Pool:
     Returns
     -------
     The pool with the statistics (T, m), of which there are ``num_constraints + 2 * D``; m is zero
-    where T says it all. The pool itself, if there are more than :data:`MAX_LATENTS` latents.
+    where T says it all, and where T is so little more than error that what it says is not known.
+    The pool itself, if there are more than :data:`MAX_LATENTS` latents.
     """
     if pool.flat.shape[-1] > MAX_LATENTS:
         return pool
@@ -120,7 +121,9 @@ def with_latents(pool: Pool, flow: Flow, weights: Array) -> Pool:
     error = pool.noise / unit[None, None]
     of_statistics -= jnp.einsum("n,nrj,nrk->jk", weights, error, error)
     slopes = jnp.linalg.solve(of_statistics + RIDGE_OF_SLOPES * jnp.eye(num_statistics), shared)
-    is_new = 1 - jnp.sum(slopes * shared, axis=0) > NEW
+    # Negative where T is hardly more than error, and its covariance without that not positive.
+    share = jnp.sum(slopes * shared, axis=0)
+    is_new = (share > -NEW) & (share < 1 - NEW)
     known = (pool.statistics / unit[None]) @ slopes * unit_of_moments[None]
     moments = jnp.where(is_new[None], moments - known, 0.0)
     error = -(error @ jnp.where(is_new[None], slopes * unit_of_moments[None], 0.0))

@@ -113,6 +113,16 @@ def test_what_a_noisy_statistic_says_of_the_latents(rng_key):
     assert jnp.any(jnp.abs(biased - exact.mean)[1:] > 4 * error)
 
 
+def test_what_cannot_be_known_of_a_statistic_that_is_error_is_left_alone(rng_key):
+    """Its covariance without that of its error is negative: slopes would have the wrong sign."""
+    noise = jax.random.normal(rng_key, NORMAL.shape)
+    statistic = 0.5 * noise / noise.std() + 0.02 * NORMAL
+    for error in 0.501, 0.505:
+        moments = moments_of(pool_of(NORMAL[:, None], statistic, error))
+        assert jnp.all(moments[:, 0] == 0)
+        assert jnp.all(jnp.isfinite(moments))
+
+
 def move_of(residual, statistic, log_target):
     wider = with_latents(pool_of(NORMAL[:, None], statistic), Line, EVEN)
     target = tilt(jnp.zeros(3), log_target, wider.statistics, wider.noise)
