@@ -259,9 +259,10 @@ def _estimate(evidence: Evidence) -> dict[str, Array]:
     pool, eta = evidence.unseen, evidence.natural_parameters
     log_base = log_weights(pool, pool.log_prior)
     tilted = tilt(eta, log_base, pool.statistics, pool.noise)
-    bound = dual_value(eta, tilted.log_normalizer, evidence.lower, evidence.upper)
+    bounds = evidence.lower, evidence.upper
+    bound = dual_value(eta, tilted.log_normalizer, *bounds)
     log_q = evidence.log_q
-    gap, gap_se = gap_to(pool, eta, tilted, log_q, pool.log_prior)
+    gap, gap_se = gap_to(pool, eta, tilted, log_q, pool.log_prior, *bounds)
 
     tilt_exponent = exponent(eta, pool.statistics, pool.noise)
     log_target = pool.log_prior + tilt_exponent - tilted.log_normalizer

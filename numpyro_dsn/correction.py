@@ -25,6 +25,9 @@ KEPT = 0.9
 """Share of the correction of the latents' moments that is kept in an epoch. A flow that is too
 small for them and for the constraints meets the constraints."""
 
+LEFT = 0.5
+"""Share of the effective draws that a correction leaves."""
+
 FAR = 3.0
 """Standard deviations of a latent beyond which its moments are constant."""
 
@@ -32,7 +35,7 @@ MAX_LATENTS = 32
 """The moments of more latents are not corrected: covariances would cost more than the flow."""
 
 
-def newton_move(residual: Array, covariance: Array, ridge: float) -> Array:
+def newton_move(residual: Array, is_active: Array, covariance: Array, ridge: float) -> Array:
     r"""Return the move of eta that would undo a violation, as far as it can be trusted.
 
     .. math:: -\sum_i \frac{v_i}{\sqrt{\lambda_i}} \operatorname{clip}
@@ -45,6 +48,8 @@ def newton_move(residual: Array, covariance: Array, ridge: float) -> Array:
     ----------
     residual
         r, shape ``(num_constraints,)``.
+    is_active
+        What is to be moved, of the same shape; the move of the others is zero.
     covariance
         That of T, with eigenvalues :math:`\lambda_i` and eigenvectors :math:`v_i` of its
         correlations, shape ``(num_constraints, num_constraints)``.
@@ -53,10 +58,13 @@ def newton_move(residual: Array, covariance: Array, ridge: float) -> Array:
     """
     scale = jnp.sqrt(jnp.diag(covariance) + 1e-12)
     correlation = covariance / scale[:, None] / scale[None, :]
-    values, vectors = jnp.linalg.eigh(correlation + ridge * jnp.eye(residual.size))
+    alone = jnp.eye(residual.size)
+    correlation = jnp.where(is_active[:, None] & is_active[None, :], correlation, alone)
+    values, vectors = jnp.linalg.eigh(correlation + ridge * alone)
     values = jnp.sqrt(jnp.maximum(values, 1e-6))
-    whitened = jnp.clip(vectors.T @ (residual / scale) / values, -MAX_MOVE, MAX_MOVE)
-    return -(vectors @ (whitened / values)) / scale
+    residual = jnp.where(is_active, residual / scale, 0.0)
+    whitened = jnp.clip(vectors.T @ residual / values, -MAX_MOVE, MAX_MOVE)
+    return jnp.where(is_active, -(vectors @ (whitened / values)) / scale, 0.0)
 
 
 def shortened(
@@ -64,20 +72,33 @@ def shortened(
 ) -> Array:
     """Return a correction of eta, shortened until it leaves half of the effective draws.
 
+    The part of the constraints comes first, and that of the latents' moments takes what it leaves.
+
     Parameters
     ----------
-    correction, natural_parameters
-        The correction and eta, each of shape ``(num_constraints,)``.
+    correction
+        Shape ``(num_constraints + num_moments,)``.
+    natural_parameters
+        eta, shape ``(num_constraints,)``.
     log_base, statistics, noise
-        Weighted draws, as for :func:`~numpyro_dsn.dual.tilt`.
+        Weighted draws of T and of moments of the latents, as for :func:`~numpyro_dsn.dual.tilt`.
     """
+    is_constraint = jnp.arange(correction.size) < natural_parameters.size
+    solution = jnp.pad(natural_parameters, (0, correction.size - natural_parameters.size))
 
     def ess(correction: Array) -> Array:
-        return tilt(natural_parameters + correction, log_base, statistics, noise).ess
+        return tilt(solution + correction, log_base, statistics, noise).ess
 
-    candidates = 0.8 ** jnp.arange(16)[:, None] * correction[None]
-    trusted = jax.lax.map(ess, candidates) >= 0.5 * ess(jnp.zeros_like(correction))
-    return jnp.where(jnp.any(trusted), candidates[jnp.argmax(trusted)], 0.0)
+    least = LEFT * ess(jnp.zeros_like(correction))
+
+    def longest(start: Array, move: Array) -> Array:
+        candidates = start[None] + 0.8 ** jnp.arange(16)[:, None] * move[None]
+        trusted = jax.lax.map(ess, candidates) >= least
+        return jnp.where(jnp.any(trusted), candidates[jnp.argmax(trusted)], start)
+
+    of_constraints = jnp.where(is_constraint, correction, 0.0)
+    start = longest(jnp.zeros_like(correction), of_constraints)
+    return longest(start, correction - of_constraints)
 
 
 def with_latents(pool: Pool, flow: Flow, weights: Array) -> Pool:
@@ -133,7 +154,9 @@ def with_latents(pool: Pool, flow: Flow, weights: Array) -> Pool:
     )
 
 
-def wider_move(residual: Array, wider: Pool, weights: Array, target: Tilt) -> Array:
+def wider_move(
+    residual: Array, is_active: Array, wider: Pool, weights: Array, target: Tilt
+) -> Array:
     r"""Return the move of eta that would undo violations, and errors of the latents' moments.
 
     .. math:: E_q[T] - \mu, \qquad E_q[m] - E_p[m]
@@ -144,7 +167,10 @@ def wider_move(residual: Array, wider: Pool, weights: Array, target: Tilt) -> Ar
     Parameters
     ----------
     residual
-        The violation, shape ``(num_constraints,)``.
+        The violation; for inequalities by how much the mean is above a bound that holds it, shape
+        ``(num_constraints,)``.
+    is_active
+        Which constraints hold the mean, of the same shape.
     wider
         Draws with T and m, of :func:`with_latents`.
     weights
@@ -163,8 +189,8 @@ def wider_move(residual: Array, wider: Pool, weights: Array, target: Tilt) -> Ar
     of_latents = covariance[num_constraints:, num_constraints:]
     return jnp.concatenate(
         [
-            newton_move(residual, of_statistics, RIDGE),
-            newton_move(error, of_latents, RIDGE_OF_LATENTS),
+            newton_move(residual, is_active, of_statistics, RIDGE),
+            newton_move(error, jnp.diag(of_latents) > 0, of_latents, RIDGE_OF_LATENTS),
         ]
     )
 

@@ -16,9 +16,11 @@ class Tilt(NamedTuple):
         Normalized log weights, shape ``(num_draws,)``.
     log_normalizer
         log of the sum of base weights times exp(eta . T), shape ``()``.
-    mean, covariance
-        Moments of T without its error, shapes ``(num_constraints,)`` and
-        ``(num_constraints, num_constraints)``. The mean is the gradient of the log normalizer.
+    mean
+        Of T without its error, shape ``(num_constraints,)``: the gradient of the log normalizer.
+    covariance
+        That of T with its error, shape ``(num_constraints, num_constraints)``: without noise the
+        Hessian, else a larger matrix.
     ess
         Effective sample size, shape ``()``.
     """
@@ -228,14 +230,39 @@ def newton_step(
     return _moved(natural_parameters, size * direction, lower, upper)
 
 
+def excess(natural_parameters: Array, mean: Array, lower: Array, upper: Array) -> Array:
+    """Return by how much means are above the bounds that eta holds them at, of the same shape.
+
+    Zero for an inequality whose eta is zero, unless it is violated.
+
+    Parameters
+    ----------
+    natural_parameters, mean, lower, upper
+        eta, E[T] and its bounds, each of shape ``(num_constraints,)``.
+    """
+    eta, nearest = natural_parameters, jnp.clip(mean, lower, upper)
+    return mean - jnp.where(eta > 0, lower, jnp.where(eta < 0, upper, nearest))
+
+
+def of_allowed_sign(natural_parameters: Array, lower: Array, upper: Array) -> Array:
+    """Return eta, or zero where the bound that its sign would hold T at is infinite.
+
+    Parameters
+    ----------
+    natural_parameters, lower, upper
+        eta and bounds on E[T], each of shape ``(num_constraints,)``.
+    """
+    least = jnp.where(jnp.isfinite(upper), -jnp.inf, 0.0)
+    most = jnp.where(jnp.isfinite(lower), jnp.inf, 0.0)
+    return jnp.clip(natural_parameters, least, most)
+
+
 def _direction(
     eta: Array, mean: Array, covariance: Array, lower: Array, upper: Array
 ) -> tuple[Array, Array]:
     """Return the Newton direction of the dual, and its gradient, the violation."""
-    # An inequality with multiplier zero is only active where it is violated.
-    target = jnp.where(eta > 0, lower, jnp.where(eta < 0, upper, jnp.clip(mean, lower, upper)))
     scale = jnp.sqrt(jnp.diag(covariance)) + jnp.finfo(eta.dtype).tiny ** 0.5
-    residual = (mean - target) / scale
+    residual = excess(eta, mean, lower, upper) / scale
     active = (residual != 0) | (lower == upper)
     correlation = covariance / scale[:, None] / scale[None, :]
     correlation = jnp.where(active[:, None] & active[None, :], correlation, 0.0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from numpyro_dsn.correction import wider_move, with_latents
-from numpyro_dsn.dual import Tilt, dual_value, tilt
+from numpyro_dsn.dual import Tilt, dual_value, excess, tilt
 from numpyro_dsn.epoch import violations
 from numpyro_dsn.flow import Flow
 from numpyro_dsn.history import Epoch
@@ -56,7 +56,7 @@ def measure(
     tilted = tilt(eta, log_weights(pool, base), pool.statistics, pool.noise)
     scaled = (lower - dual.origin) / dual.scale, (upper - dual.origin) / dual.scale
     bound = dual_value(eta, tilted.log_normalizer, *scaled)
-    gap, gap_se = gap_to(pool, eta, tilted, log_q, base)
+    gap, gap_se = gap_to(pool, eta, tilted, log_q, base, *scaled)
     scale = jnp.sqrt(jnp.maximum(variance, jnp.finfo(mean.dtype).tiny))
     residual = violations(mean, *scaled)
     epoch = Epoch(
@@ -81,7 +81,10 @@ def measure(
     wider = with_latents(pool, flow, weights)
     solution = jnp.pad(eta, (0, wider.statistics.shape[-1] - eta.size))
     target = tilt(solution, log_weights(pool, base), wider.statistics, wider.noise)
-    return epoch, wider_move(residual, wider, weights, target)
+    # An inequality that the aim holds is met at its bound, and no further inside.
+    above = excess(eta + dual.correction[: eta.size], mean, *scaled)
+    is_active = (above != 0) | (lower == upper)
+    return epoch, wider_move(above, is_active, wider, weights, target)
 
 
 def has_converged(
@@ -113,7 +116,13 @@ def has_converged(
 
 
 def gap_to(
-    pool: Pool, natural_parameters: Array, tilted: Tilt, log_q: Array, log_base: Array
+    pool: Pool,
+    natural_parameters: Array,
+    tilted: Tilt,
+    log_q: Array,
+    log_base: Array,
+    lower: Array,
+    upper: Array,
 ) -> tuple[Array, Array]:
     r"""Return the distance of a fit to the tilted density, and its standard error, in nats.
 
@@ -121,7 +130,8 @@ def gap_to(
               - \eta^\top (E_q[T] - \mu)
 
     The bracket is the distance to the dual bound. Where a constraint is violated it can be small,
-    or negative, for a poor fit; the divergence cannot.
+    or negative, for a poor fit; the divergence cannot. An inequality that is met further than its
+    bound, although eta is not zero, costs entropy: there the last term is left out.
 
     Parameters
     ----------
@@ -133,10 +143,17 @@ def gap_to(
         The tilted density on these draws.
     log_q, log_base
         Log densities of the fit and of what is tilted, each of shape ``(num_draws,)``.
+    lower, upper
+        Bounds on E[T] in the pool's units, each of shape ``(num_constraints,)``.
     """
+    mean = jax.nn.softmax(log_weights(pool, log_q)) @ pool.statistics
+    above = excess(natural_parameters, mean, lower, upper)
+    is_inside = (lower < upper) & (natural_parameters * above > 0)
+    bound = jnp.where(is_inside, mean - above, 0.0)
+    slack = (pool.statistics - bound[None]) @ jnp.where(is_inside, natural_parameters, 0.0)
     # T enters linearly, so the noise of a stochastic simulator needs no correction here.
     log_target = log_base + pool.statistics @ natural_parameters - tilted.log_normalizer
-    gap, variance = divergence(pool, log_q, log_target)
+    gap, variance = divergence(pool, log_q, log_target - slack)
     # The two estimates share draws; their errors are added as if they did not.
     return gap, jnp.sqrt(variance + relative_variance(pool, tilted.log_weights))
 

@@ -8,7 +8,14 @@ from jax import Array
 from numpyro.optim import _NumPyroOptim
 
 from numpyro_dsn.correction import forgotten, shortened, with_latents
-from numpyro_dsn.dual import exponent, newton_step, solve_dual, tilt, weighted_moments
+from numpyro_dsn.dual import (
+    exponent,
+    newton_step,
+    of_allowed_sign,
+    solve_dual,
+    tilt,
+    weighted_moments,
+)
 from numpyro_dsn.epoch import Best, ChainState, Params, train
 from numpyro_dsn.flow import Flow
 from numpyro_dsn.history import Epoch, Trace
@@ -110,9 +117,10 @@ def newton_epoch(
     # The aim is beside the solution: also for moments of the latents, whose eta is zero there.
     with_moments = with_latents(dual.pool, flow, last_weights)
     wider = draws[0], with_moments.statistics, with_moments.noise
-    solution = jnp.pad(eta, (0, dual.correction.size - eta.size))
-    correction = shortened(dual.correction, solution, *wider)
-    aim = solution + correction
+    correction = shortened(dual.correction, eta, *wider)
+    aim_of_statistics = of_allowed_sign(eta + correction[: eta.size], *scaled)
+    correction = correction.at[: eta.size].set(aim_of_statistics - eta)
+    aim = correction.at[: eta.size].set(aim_of_statistics)
     log_target = base + exponent(aim, *wider[1:]) - tilt(aim, *wider).log_normalizer
     training = seen(dual.pool)
     target = tilt(aim, log_weights(training, base), *wider[1:])
@@ -121,7 +129,7 @@ def newton_epoch(
         loss = weighted_loss(flow, training, weights, log_target, log_last, num_particles)
     else:
         unit = dual.origin, dual.scale
-        loss = path_loss(paths, aim[: eta.size], *unit, num_particles)
+        loss = path_loss(paths, aim_of_statistics, *unit, num_particles)
 
     # Adaptive steps do not depend on the gradient's size: a factor of the variables is a factor of
     # the steps. The optimizer goes on from the averaged parameters, its variables from the last.
@@ -153,6 +161,7 @@ def newton_epoch(
     pool = insert_draws(dual.pool, component, params, new, first, flow.log_prob)
     updated = dual._replace(
         natural_parameters=eta,
+        correction=correction,
         annealing=annealing,
         reached=reached,
         pool=pool,
@@ -180,6 +189,9 @@ def newton_epoch(
     # What the flow cannot represent shows up as a violation; aim beside the target to undo it.
     trust = jnp.where(summary.gap > NEAR, NEAR / summary.gap, 1.0)
     move *= jnp.where(reached & ~worse, method.correction_rate * trust, 0.0)
+    if paths is not None:
+        # The loss has no aim for moments of the latents.
+        move = move.at[eta.size :].set(0.0)
     settled = dual.reached & reached & (summary.gap > SETTLED * dual.gap)
     factor = jnp.where(worse, 0.5, jnp.where(settled, SHRINK, 1.0))
     updated = updated._replace(

@@ -23,14 +23,23 @@ from numpyro_dsn.dual import tilt
 from numpyro_dsn.pool import Draws, empty_pool
 
 NORMAL = ndtri((jnp.arange(10_000) + 0.5) / 10_000)
+BOTH = jnp.ones(2, bool)
 EVEN = jnp.full(NORMAL.size, 1 / NORMAL.size)
 
 
 def test_move_undoes_a_small_violation():
     covariance, residual = jnp.array([[2.0, 0.5], [0.5, 1.0]]), jnp.array([0.1, -0.05])
     assert_allclose(
-        newton_move(residual, covariance, RIDGE), -jnp.linalg.solve(covariance, residual), 1e-4
+        newton_move(residual, BOTH, covariance, RIDGE),
+        -jnp.linalg.solve(covariance, residual),
+        1e-4,
     )
+
+
+def test_an_inequality_that_holds_nothing_is_left_alone():
+    covariance, residual = jnp.array([[2.0, 0.9], [0.9, 1.0]]), jnp.array([0.1, 0.0])
+    move = newton_move(residual, jnp.array([True, False]), covariance, RIDGE)
+    assert_allclose(move, [-0.05, 0.0], rtol=1e-4)
 
 
 def test_move_is_bounded_where_statistics_are_redundant():
@@ -38,7 +47,7 @@ def test_move_is_bounded_where_statistics_are_redundant():
     covariance = jnp.array([[1.0, 0.99995], [0.99995, 1.0]])
     residual = jnp.array([0.05, -0.05])
     unbounded = -np.linalg.solve(covariance, residual)
-    move = np.asarray(newton_move(residual, covariance, RIDGE))
+    move = np.asarray(newton_move(residual, BOTH, covariance, RIDGE))
     distance = np.sqrt(move @ covariance @ move)
     assert np.sqrt(unbounded @ covariance @ unbounded) > 9
     assert distance <= MAX_MOVE * np.sqrt(2) * 1.01
@@ -126,7 +135,7 @@ def test_what_cannot_be_known_of_a_statistic_that_is_error_is_left_alone(rng_key
 def move_of(residual, statistic, log_target):
     wider = with_latents(pool_of(NORMAL[:, None], statistic), Line, EVEN)
     target = tilt(jnp.zeros(3), log_target, wider.statistics, wider.noise)
-    return wider_move(jnp.array([residual]), wider, EVEN, target)
+    return wider_move(jnp.array([residual]), BOTH[:1], wider, EVEN, target)
 
 
 def test_move_undoes_an_error_of_mean_and_variance():
@@ -146,21 +155,35 @@ def test_an_error_of_the_latents_does_not_move_the_statistic():
     assert abs(of_latents[1]) > 1e-3
 
 
+def test_a_moment_that_the_statistic_knows_is_not_moved():
+    """All that is left of it is rounding, which a division by its spread would blow up."""
+    move = move_of(0.1, jnp.clip(NORMAL, -FAR, FAR) ** 2, 0.02 * NORMAL)
+    assert move[1] != 0.0
+    assert move[2] == 0.0
+
+
 def test_only_the_part_of_latents_is_forgotten():
     assert_allclose(forgotten(jnp.array([1.0, 2.0, 3.0]), 1), [1, 2 * KEPT, 3 * KEPT])
 
 
 def test_correction_leaves_half_of_the_effective_draws(rng_key):
-    statistics = jax.random.normal(rng_key, (1000, 2))
-    draws = jnp.zeros(1000), statistics, jnp.zeros((1000, 1, 2))
+    """Constraints come first: what they leave is for the moments of the latents."""
+    statistics = jax.random.normal(rng_key, (1000, 3))
+    draws = jnp.zeros(1000), statistics, jnp.zeros((1000, 1, 3))
     eta = jnp.array([0.2, 0.0])
 
     def ess(correction):
-        return tilt(eta + correction, *draws).ess
+        return tilt(jnp.array([0.2, 0.0, 0.0]) + correction, *draws).ess
 
-    far = shortened(jnp.array([2.0, 0.0]), eta, *draws)
-    assert ess(jnp.array([2.0, 0.0])) < 0.1 * ess(jnp.zeros(2))
-    assert ess(far) >= 0.5 * ess(jnp.zeros(2))
-    assert far[0] > 0
-    near = jnp.array([0.1, -0.1])
+    half = 0.5 * ess(jnp.zeros(3))
+    far = shortened(jnp.array([2.0, 0.0, 1.0]), eta, *draws)
+    assert ess(jnp.array([2.0, 0.0, 0.0])) < 0.2 * half
+    assert ess(far) >= half
+    assert_allclose(far[:2], shortened(jnp.array([2.0, 0.0, 0.0]), eta, *draws)[:2])
+    assert far[0] > 0.5
+    of_latents = shortened(jnp.array([0.1, -0.1, 2.0]), eta, *draws)
+    assert_allclose(of_latents[:2], [0.1, -0.1])
+    assert ess(of_latents) >= half
+    assert 0.5 < of_latents[2] < 1.0
+    near = jnp.array([0.1, -0.1, 0.1])
     assert_allclose(shortened(near, eta, *draws), near)
