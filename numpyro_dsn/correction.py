@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.special import logsumexp
 
-from numpyro_dsn.dual import Tilt, tilt, weighted_moments
+from numpyro_dsn.dual import Tilt, exponent, weighted_moments
 from numpyro_dsn.flow import Flow
 from numpyro_dsn.pool import Pool
 
@@ -24,6 +25,9 @@ NEW = 0.01
 KEPT = 0.9
 """Share of the correction of the latents' moments that is kept in an epoch. A flow that is too
 small for them and for the constraints meets the constraints."""
+
+MOST = 2.0
+"""Nats by which a correction raises or lowers a density at most."""
 
 LEFT = 0.5
 """Share of the effective draws that a correction leaves."""
@@ -67,12 +71,15 @@ def newton_move(residual: Array, is_active: Array, covariance: Array, ridge: flo
     return jnp.where(is_active, -(vectors @ (whitened / values)) / scale, 0.0)
 
 
-def shortened(
+def corrected_exponent(
     correction: Array, natural_parameters: Array, log_base: Array, statistics: Array, noise: Array
 ) -> Array:
-    """Return a correction of eta, shortened until it leaves half of the effective draws.
+    r"""Return the exponent of the tilt with a correction c, at every draw, bounded.
 
-    The part of the constraints comes first, and that of the latents' moments takes what it leaves.
+    .. math:: \eta^\top T + \operatorname{clip} \left( c^\top T - E_p[c^\top T], -2, 2 \right)
+
+    Statistics with long tails are many standard deviations off at some circuits. Without a bound a
+    correction that hardly moves the others would raise these above all.
 
     Parameters
     ----------
@@ -83,17 +90,37 @@ def shortened(
     log_base, statistics, noise
         Weighted draws of T and of moments of the latents, as for :func:`~numpyro_dsn.dual.tilt`.
     """
-    is_constraint = jnp.arange(correction.size) < natural_parameters.size
     solution = jnp.pad(natural_parameters, (0, correction.size - natural_parameters.size))
+    plain = exponent(solution, statistics, noise)
+    change = exponent(solution + correction, statistics, noise) - plain
+    mean = jax.nn.softmax(log_base + plain) @ change
+    return plain + jnp.clip(change - mean, -MOST, MOST)
 
-    def ess(correction: Array) -> Array:
-        return tilt(solution + correction, log_base, statistics, noise).ess
 
-    least = LEFT * ess(jnp.zeros_like(correction))
+def shortened(
+    correction: Array, natural_parameters: Array, log_base: Array, statistics: Array, noise: Array
+) -> Array:
+    """Return a correction of eta, shortened until it leaves half of the effective draws.
+
+    The part of the constraints comes first, and that of the latents' moments takes what it leaves.
+
+    Parameters
+    ----------
+    correction, natural_parameters, log_base, statistics, noise
+        As for :func:`corrected_exponent`.
+    """
+    draws = natural_parameters, log_base, statistics, noise
+    is_constraint = jnp.arange(correction.size) < natural_parameters.size
+
+    def log_ess(correction: Array) -> Array:
+        log_weights = log_base + corrected_exponent(correction, *draws)
+        return 2 * logsumexp(log_weights) - logsumexp(2 * log_weights)
+
+    least = jnp.log(LEFT) + log_ess(jnp.zeros_like(correction))
 
     def longest(start: Array, move: Array) -> Array:
         candidates = start[None] + 0.8 ** jnp.arange(16)[:, None] * move[None]
-        trusted = jax.lax.map(ess, candidates) >= least
+        trusted = jax.lax.map(log_ess, candidates) >= least
         return jnp.where(jnp.any(trusted), candidates[jnp.argmax(trusted)], start)
 
     of_constraints = jnp.where(is_constraint, correction, 0.0)

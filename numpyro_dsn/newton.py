@@ -5,11 +5,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.special import logsumexp
 from numpyro.optim import _NumPyroOptim
 
-from numpyro_dsn.correction import forgotten, shortened, with_latents
+from numpyro_dsn.correction import corrected_exponent, forgotten, shortened, with_latents
 from numpyro_dsn.dual import (
-    exponent,
     newton_step,
     of_allowed_sign,
     solve_dual,
@@ -120,12 +120,11 @@ def newton_epoch(
     correction = shortened(dual.correction, eta, *wider)
     aim_of_statistics = of_allowed_sign(eta + correction[: eta.size], *scaled)
     correction = correction.at[: eta.size].set(aim_of_statistics - eta)
-    aim = correction.at[: eta.size].set(aim_of_statistics)
-    log_target = base + exponent(aim, *wider[1:]) - tilt(aim, *wider).log_normalizer
+    tilt_exponent = corrected_exponent(correction, eta, *wider)
+    log_target = base + tilt_exponent - logsumexp(draws[0] + tilt_exponent)
     training = seen(dual.pool)
-    target = tilt(aim, log_weights(training, base), *wider[1:])
     if paths is None:
-        weights = target.log_weights
+        weights = jax.nn.log_softmax(log_weights(training, base) + tilt_exponent)
         loss = weighted_loss(flow, training, weights, log_target, log_last, num_particles)
     else:
         unit = dual.origin, dual.scale
@@ -187,12 +186,12 @@ def newton_epoch(
         num_simulations=jnp.full((), num_simulations, gap.dtype),
     )
     # What the flow cannot represent shows up as a violation; aim beside the target to undo it.
-    trust = jnp.where(summary.gap > NEAR, NEAR / summary.gap, 1.0)
+    settled = dual.reached & reached & (summary.gap > SETTLED * dual.gap)
+    trust = jnp.where(settled | (summary.gap < NEAR), 1.0, NEAR / summary.gap)
     move *= jnp.where(reached & ~worse, method.correction_rate * trust, 0.0)
     if paths is not None:
         # The loss has no aim for moments of the latents.
         move = move.at[eta.size :].set(0.0)
-    settled = dual.reached & reached & (summary.gap > SETTLED * dual.gap)
     factor = jnp.where(worse, 0.5, jnp.where(settled, SHRINK, 1.0))
     updated = updated._replace(
         correction=forgotten(correction, eta.size) + move,

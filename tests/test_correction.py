@@ -13,13 +13,14 @@ from numpyro_dsn.correction import (
     MAX_MOVE,
     RIDGE,
     RIDGE_OF_SLOPES,
+    corrected_exponent,
     forgotten,
     newton_move,
     shortened,
     wider_move,
     with_latents,
 )
-from numpyro_dsn.dual import tilt
+from numpyro_dsn.dual import exponent, tilt
 from numpyro_dsn.pool import Draws, empty_pool
 
 NORMAL = ndtri((jnp.arange(10_000) + 0.5) / 10_000)
@@ -173,11 +174,11 @@ def test_correction_leaves_half_of_the_effective_draws(rng_key):
     eta = jnp.array([0.2, 0.0])
 
     def ess(correction):
-        return tilt(jnp.array([0.2, 0.0, 0.0]) + correction, *draws).ess
+        return 1 / jnp.sum(jax.nn.softmax(corrected_exponent(correction, eta, *draws)) ** 2)
 
     half = 0.5 * ess(jnp.zeros(3))
     far = shortened(jnp.array([2.0, 0.0, 1.0]), eta, *draws)
-    assert ess(jnp.array([2.0, 0.0, 0.0])) < 0.2 * half
+    assert ess(jnp.array([2.0, 0.0, 0.0])) < 0.8 * half
     assert ess(far) >= half
     assert_allclose(far[:2], shortened(jnp.array([2.0, 0.0, 0.0]), eta, *draws)[:2])
     assert far[0] > 0.5
@@ -187,3 +188,26 @@ def test_correction_leaves_half_of_the_effective_draws(rng_key):
     assert 0.5 < of_latents[2] < 1.0
     near = jnp.array([0.1, -0.1, 0.1])
     assert_allclose(shortened(near, eta, *draws), near)
+
+
+def test_a_small_correction_is_a_tilt(rng_key):
+    """But for a constant, with the terms of the error of T."""
+    statistics, noise = jax.random.normal(rng_key, (2, 1000, 2))
+    eta, correction = jnp.array([0.3]), jnp.array([0.05, -0.1])
+    draws = jnp.zeros(1000), statistics, 0.5 * noise[:, None]
+    found = corrected_exponent(correction, eta, *draws)
+    difference = found - exponent(jnp.array([0.35, -0.1]), *draws[1:])
+    assert_allclose(difference, difference[0], atol=1e-5)
+
+
+def test_long_tails_do_not_shorten_a_correction():
+    """One draw in a thousand is 1,000 standard deviations of the others away."""
+    statistics = jnp.where(jnp.arange(NORMAL.size) % 1000 == 0, 1000.0, NORMAL)[:, None]
+    draws = jnp.log(EVEN), statistics, jnp.zeros((NORMAL.size, 1, 1))
+    move = jnp.array([0.02])
+    assert tilt(move, *draws).ess < 11
+    assert_allclose(shortened(move, jnp.zeros(1), *draws), move)
+    weights = jax.nn.softmax(draws[0] + corrected_exponent(move, jnp.zeros(1), *draws))
+    others = jnp.abs(statistics[:, 0]) < 10
+    mean = (weights * others) @ statistics[:, 0] / (weights @ others)
+    assert_allclose(mean, 0.02, rtol=0.1)

@@ -21,7 +21,7 @@ def pool():
 
 
 def truncated_exponential(mean):
-    """The maximum entropy density on [0, 1] with a mean: eta, and the log density of every point."""
+    """Maximum entropy on [0, 1] with a mean: eta, and the log density of every point."""
     draws = log_weights(pool(), jnp.zeros(POINTS.size)), POINTS[:, None], jnp.zeros((20_000, 1, 1))
     bound = jnp.array([mean])
     eta, _ = solve_dual(jnp.zeros(1), *draws, bound, bound, 10.0)
