@@ -17,7 +17,7 @@ demo: install ## Train on the two-dimensional linear system; figures go to out/l
 	$(RUN) models.lds --out out/lds
 
 test: install ## Run the fast tests
-	$(RUN) pytest -n 2 $(PYTEST_ARGS)
+	$(RUN) pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-slow: install ## Run the tests that train to convergence
 	$(RUN) pytest -n 2 -m slow $(PYTEST_ARGS)
@@ -26,7 +26,7 @@ benchmark: install ## Run the benchmarks, which report and never fail
 	$(RUN) pytest -m benchmark -s $(PYTEST_ARGS)
 
 coverage: install ## Run the fast tests and list the lines that they miss
-	$(RUN) pytest -n 2 --cov --cov-report=term-missing $(PYTEST_ARGS)
+	$(RUN) pytest -n 2 --dist loadfile --cov --cov-report=term-missing $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## Check style, format and types
 	$(RUN) ruff check
