@@ -252,6 +252,7 @@ def test_a_coarse_flow_meets_the_constraints(constraint):
     assert abs(last.mean()) < 2 / np.sqrt(6 * 1000)
 
 
+@pytest.mark.filterwarnings("ignore:The fit has not converged")
 def test_a_fit_ends_when_its_steps_have_shrunk(small):
     state = small.init(jax.random.key(0))
     dual = state.chains.dual
