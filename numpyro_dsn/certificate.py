@@ -43,7 +43,8 @@ class Certificate(NamedTuple):
         g(eta), the upper bound on minus the KL to the prior, in nats.
     gap, gap_se
         KL divergence of the fit to the optimum, and its standard error, in nats. It is the
-        distance to the bound of a fit that meets the constraints.
+        distance to the bound of a fit that meets the constraints, also where an inequality is met
+        further than its bound.
     ess
         Effective sample size of the draws behind the bound.
     prior_ess

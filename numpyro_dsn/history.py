@@ -37,8 +37,8 @@ class Epoch(NamedTuple):
     dual_bound
         Upper bound on minus the KL to the prior, in nats, shape ``()``; NaN if unknown.
     gap, gap_se
-        KL divergence to the tilted prior and its standard error, in nats, shape ``()``; NaN if
-        unknown.
+        KL divergence to the tilted prior and its standard error, in nats, shape ``()``; more by
+        what it costs to meet an inequality further than its bound. NaN if unknown.
     ess
         Effective sample size of the draws behind the bound, shape ``()``; NaN if unknown.
     num_simulations

@@ -9,13 +9,7 @@ from jax.scipy.special import logsumexp
 from numpyro.optim import _NumPyroOptim
 
 from numpyro_dsn.correction import corrected_exponent, forgotten, shortened, with_latents
-from numpyro_dsn.dual import (
-    newton_step,
-    of_allowed_sign,
-    solve_dual,
-    tilt,
-    weighted_moments,
-)
+from numpyro_dsn.dual import newton_step, of_allowed_sign, solve_dual, tilt, weighted_moments
 from numpyro_dsn.epoch import Best, ChainState, Params, train
 from numpyro_dsn.flow import Flow
 from numpyro_dsn.history import Epoch, Trace
@@ -53,7 +47,8 @@ NATS = 0.5
 """Divergence, for each latent, that gradients of the draws can cross in an epoch."""
 
 NEAR = 0.02
-"""Further from its target, in nats, a fit's violation is more and more what it has yet to learn."""
+"""Further from its target, in nats, the violation of a fit that still comes closer is more and more
+what it has yet to learn."""
 
 
 def newton_epoch(
