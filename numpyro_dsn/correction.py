@@ -30,7 +30,7 @@ MOST = 2.0
 """Nats by which a correction raises or lowers a density at most."""
 
 LEFT = 0.5
-"""Share of the effective draws that a correction leaves."""
+"""Share of the flow's effective draws that a correction leaves."""
 
 FAR = 3.0
 """Standard deviations of a latent beyond which its moments are constant."""
@@ -98,22 +98,32 @@ def corrected_exponent(
 
 
 def shortened(
-    correction: Array, natural_parameters: Array, log_base: Array, statistics: Array, noise: Array
+    correction: Array,
+    log_flow: Array,
+    natural_parameters: Array,
+    log_base: Array,
+    statistics: Array,
+    noise: Array,
 ) -> Array:
-    """Return a correction of eta, shortened until it leaves half of the effective draws.
+    """Return a correction of eta, shortened until it leaves half of the flow's effective draws.
 
-    The part of the constraints comes first, and that of the latents' moments takes what it leaves.
+    Those of the optimum may be a few draws where the flow hardly has any: they would forbid every
+    correction, of a violation that is the flow's. The part of the constraints comes first, and that
+    of the latents' moments takes what it leaves.
 
     Parameters
     ----------
+    log_flow
+        Log weights that turn the draws into those of the flow, shape ``(num_draws,)``.
     correction, natural_parameters, log_base, statistics, noise
         As for :func:`corrected_exponent`.
     """
     draws = natural_parameters, log_base, statistics, noise
     is_constraint = jnp.arange(correction.size) < natural_parameters.size
+    plain = corrected_exponent(jnp.zeros_like(correction), *draws)
 
     def log_ess(correction: Array) -> Array:
-        log_weights = log_base + corrected_exponent(correction, *draws)
+        log_weights = log_flow + corrected_exponent(correction, *draws) - plain
         return 2 * logsumexp(log_weights) - logsumexp(2 * log_weights)
 
     least = jnp.log(LEFT) + log_ess(jnp.zeros_like(correction))

@@ -103,7 +103,8 @@ def newton_epoch(
     eta, solved = solve_dual(dual.natural_parameters, *draws, *scaled, method.min_ess)
     reached = solved & (annealing == 1)
     log_last = dual.pool.log_q[dual.component]
-    last_weights = jax.nn.softmax(log_weights(dual.pool, log_last))
+    last_log_weights = log_weights(dual.pool, log_last)
+    last_weights = jax.nn.softmax(last_log_weights)
     if paths is not None:
         mean, covariance = weighted_moments(last_weights, dual.pool.statistics)
         max_nats = NATS * dual.pool.flat.shape[-1]
@@ -112,7 +113,7 @@ def newton_epoch(
     # The aim is beside the solution: also for moments of the latents, whose eta is zero there.
     with_moments = with_latents(dual.pool, flow, last_weights)
     wider = draws[0], with_moments.statistics, with_moments.noise
-    correction = shortened(dual.correction, eta, *wider)
+    correction = shortened(dual.correction, last_log_weights, eta, *wider)
     aim_of_statistics = of_allowed_sign(eta + correction[: eta.size], *scaled)
     correction = correction.at[: eta.size].set(aim_of_statistics - eta)
     tilt_exponent = corrected_exponent(correction, eta, *wider)

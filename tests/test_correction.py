@@ -174,20 +174,34 @@ def test_correction_leaves_half_of_the_effective_draws(rng_key):
     eta = jnp.array([0.2, 0.0])
 
     def ess(correction):
-        return 1 / jnp.sum(jax.nn.softmax(corrected_exponent(correction, eta, *draws)) ** 2)
+        return 1 / jnp.sum(jax.nn.softmax(corrected_exponent(correction, *draws[1:])) ** 2)
 
+    # The flow is the optimum.
+    log_flow = exponent(jnp.array([0.2, 0.0, 0.0]), *draws[1:])
+    draws = (log_flow, eta, *draws)
     half = 0.5 * ess(jnp.zeros(3))
-    far = shortened(jnp.array([2.0, 0.0, 1.0]), eta, *draws)
+    far = shortened(jnp.array([2.0, 0.0, 1.0]), *draws)
     assert ess(jnp.array([2.0, 0.0, 0.0])) < 0.8 * half
     assert ess(far) >= half
-    assert_allclose(far[:2], shortened(jnp.array([2.0, 0.0, 0.0]), eta, *draws)[:2])
+    assert_allclose(far[:2], shortened(jnp.array([2.0, 0.0, 0.0]), *draws)[:2])
     assert far[0] > 0.5
-    of_latents = shortened(jnp.array([0.1, -0.1, 2.0]), eta, *draws)
+    of_latents = shortened(jnp.array([0.1, -0.1, 2.0]), *draws)
     assert_allclose(of_latents[:2], [0.1, -0.1])
     assert ess(of_latents) >= half
     assert 0.5 < of_latents[2] < 1.0
     near = jnp.array([0.1, -0.1, 0.1])
-    assert_allclose(shortened(near, eta, *draws), near)
+    assert_allclose(shortened(near, *draws), near)
+
+
+def test_a_draw_that_the_flow_does_not_have_forbids_no_correction():
+    """It has a tenth of the optimum's mass, and the statistic that is corrected is large there."""
+    statistics = NORMAL.at[-1].set(5.0)[:, None]
+    log_flow = jnp.log(EVEN)
+    log_target = log_flow.at[-1].set(jnp.log(0.1))
+    draws = log_target, statistics, jnp.zeros((NORMAL.size, 1, 1))
+    move, eta = jnp.array([0.2]), jnp.zeros(1)
+    assert_allclose(shortened(move, log_flow, eta, *draws), move)
+    assert shortened(move, log_target, eta, *draws) < 0.9 * move
 
 
 def test_a_small_correction_is_a_tilt(rng_key):
@@ -206,7 +220,7 @@ def test_long_tails_do_not_shorten_a_correction():
     draws = jnp.log(EVEN), statistics, jnp.zeros((NORMAL.size, 1, 1))
     move = jnp.array([0.02])
     assert tilt(move, *draws).ess < 11
-    assert_allclose(shortened(move, jnp.zeros(1), *draws), move)
+    assert_allclose(shortened(move, draws[0], jnp.zeros(1), *draws), move)
     weights = jax.nn.softmax(draws[0] + corrected_exponent(move, jnp.zeros(1), *draws))
     others = jnp.abs(statistics[:, 0]) < 10
     mean = (weights * others) @ statistics[:, 0] / (weights @ others)
