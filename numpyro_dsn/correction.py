@@ -113,10 +113,10 @@ def shortened(
 
     Parameters
     ----------
-    log_flow
-        Log weights that turn the draws into those of the flow, shape ``(num_draws,)``.
     correction, natural_parameters, log_base, statistics, noise
         As for :func:`corrected_exponent`.
+    log_flow
+        Log weights that turn the draws into those of the flow, shape ``(num_draws,)``.
     """
     draws = natural_parameters, log_base, statistics, noise
     is_constraint = jnp.arange(correction.size) < natural_parameters.size
