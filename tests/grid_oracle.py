@@ -19,31 +19,39 @@ def midpoints(box, size):
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(box))
 
 
-def maximum_entropy(box, statistics):
+def maximum_entropy(box, statistics, densest=np.inf):
     """Minimize the dual of E[T] = 0 by Newton's method.
 
     The weights meet the constraints to 1e-6, so that a result also shows that they can be met.
+    No density is above ``densest`` times the uniform one.
     """
-    statistics = np.asarray(statistics, float)
+    # The last column makes the densities r = min(exp(x T), densest) average one.
+    statistics = np.pad(np.asarray(statistics, float), ((0, 0), (0, 1)), constant_values=-1)
+    target = np.append(np.zeros(statistics.shape[1] - 1), -1)
 
-    def log_mean_exp(exponent):
-        top = exponent.max()
-        weights = np.exp(exponent - top)
-        return top + np.log(weights.mean()), weights / weights.sum()
+    def dual(x):
+        exponent = statistics @ x
+        free = np.minimum(exponent, np.log(densest))
+        with np.errstate(over="ignore"):  # a step too long, which is shortened
+            density = np.exp(free)
+        return (density * (1 + exponent - free)).mean() - x @ target, density, exponent == free
 
-    eta = np.zeros(statistics.shape[1])
-    value, weights = log_mean_exp(statistics @ eta)
-    for _ in range(100):
-        gradient = weights @ statistics
+    x = np.zeros(target.size)
+    value, density, is_free = dual(x)
+    for _ in range(200):
+        gradient = density @ statistics / len(statistics) - target
         if np.abs(gradient).max() < 1e-7:
             break
-        hessian = (statistics * weights[:, None]).T @ statistics - np.outer(gradient, gradient)
+        free = statistics[is_free]
+        hessian = (free * density[is_free, None]).T @ free / len(statistics)
         step, size = -np.linalg.solve(hessian, gradient), 1.0
         while True:
-            trial = log_mean_exp(statistics @ (eta + size * step))
+            trial = dual(x + size * step)
             if trial[0] <= value + 1e-4 * size * gradient @ step or size < 1e-9:
                 break
             size /= 2
-        eta, (value, weights) = eta + size * step, trial
-    np.testing.assert_allclose(weights @ statistics, 0, atol=1e-6)
-    return Optimum(value + np.log(np.ptp(box, axis=1)).sum(), weights, -eta)
+        x, (value, density, is_free) = x + size * step, trial
+    weights = density / density.sum()
+    np.testing.assert_allclose(weights @ statistics, target, atol=1e-6)
+    entropy = -weights @ np.log(np.maximum(weights * len(weights), 1e-300))
+    return Optimum(entropy + np.log(np.ptp(box, axis=1)).sum(), weights, -x[:-1])

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from grid_oracle import maximum_entropy, midpoints
+from scipy.optimize import LinearConstraint, minimize
 
 from models import stg
 from models.stg_circuit import CURRENT_NOISE, NEURONS, frequency, simulate
@@ -82,6 +83,22 @@ def standardized(frequencies):
     """Statistics whose mean is to be zero, in standard deviations of the target."""
     deviations = (frequencies - 0.55) / 0.025
     return np.concatenate([deviations, deviations**2 - 1], axis=1)
+
+
+@pytest.mark.parametrize("densest", [np.inf, 2.0])
+def test_the_oracle_agrees_with_another_optimizer(densest):
+    x = midpoints([(-1, 1)], 21)[:, 0]
+    statistics = np.stack([x - 0.2, x**2 - 0.15], 1)
+    found = maximum_entropy([(-1, 1)], statistics, densest)
+    other = minimize(
+        lambda w: w @ np.log(np.maximum(w, 1e-12) * 21),
+        np.full(21, 1 / 21),
+        constraints=LinearConstraint(np.vstack([statistics.T, np.ones(21)]), [0, 0, 1], [0, 0, 1]),
+        bounds=[(0, min(densest / 21, 1))] * 21,
+        tol=1e-10,
+    )
+    np.testing.assert_allclose(found.weights, other.x, atol=1e-4)
+    assert (found.weights.max() * 21 > 2.01) == (densest > 2)
 
 
 def test_exact_optimum_of_the_hub(published_grid):

@@ -9,10 +9,16 @@ from grid_oracle import maximum_entropy, midpoints
 from scipy.ndimage import grey_opening
 
 from models import stg_circuit
-from models.stg import MEAN, PUBLISHED_BOX, STD
+from models.stg import BOXES, MEAN, PUBLISHED_BOX, STD
 from models.stg_circuit import CURRENT_NOISE, NEURONS, frequency, simulate
 
 HUB = NEURONS.index("hub")
+
+
+@jax.jit
+def on_grid(g):
+    """Frequencies of all neurons in Hz, shape ``(num_circuits, 5)``."""
+    return jax.lax.map(lambda g: frequency(simulate(g)), g.astype(float), batch_size=2000)
 
 
 def seconds(function, *arguments):
@@ -53,12 +59,32 @@ def test_euler_step():
 
 
 @pytest.mark.benchmark
+@pytest.mark.parametrize("name", BOXES)
+def test_needles(name):
+    """Maximum entropy of network syncing where no density is above so many times the prior's."""
+    box, size = BOXES[name], 960
+    deviations = (np.asarray(on_grid(midpoints(box, size)), float) - MEAN) / STD
+    statistics = np.concatenate([deviations, deviations**2 - 1], 1)
+    print()
+    for densest in (np.inf, 1000, 300, 100, 50, 30, 20):
+        try:
+            optimum = maximum_entropy(box, statistics, densest)
+        except (AssertionError, np.linalg.LinAlgError):
+            print(f"{name} box, up to {densest} times the prior: infeasible")
+            break
+        times = optimum.weights * len(statistics)
+        print(
+            f"{name} box, up to {densest} times the prior: {optimum.entropy:.3f} nats; more than "
+            f"20 times as dense: {optimum.weights[times > 20].sum():.3f} of the mass"
+        )
+
+
+@pytest.mark.benchmark
 def test_filaments():
     """Mass of the hub's optimum in what is thinner than a width, and what moments lose without."""
     size = 800
     g = midpoints(PUBLISHED_BOX, size)
-    hub = jax.jit(lambda g: jax.lax.map(lambda g: frequency(simulate(g))[HUB], g, batch_size=2000))
-    excess = np.asarray(hub(g.astype(np.float32)), float) - MEAN
+    excess = np.asarray(on_grid(g)[:, HUB], float) - MEAN
     statistics = np.stack([excess / STD, excess**2 / STD**2 - 1], 1)
     weights = maximum_entropy(PUBLISHED_BOX, statistics).weights.reshape(size, size)
     for cells in (1, 5, 9, 15):
