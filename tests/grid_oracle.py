@@ -22,8 +22,8 @@ def midpoints(box, size):
 def maximum_entropy(box, statistics, densest=np.inf):
     """Minimize the dual of E[T] = 0 by Newton's method.
 
-    The weights meet the constraints to 1e-6, so that a result also shows that they can be met.
-    No density is above ``densest`` times the uniform one.
+    The weights meet the constraints to 1e-6, so that a result also shows that they can be met; a
+    ValueError shows that they cannot. No density is above ``densest`` times the uniform one.
     """
     # The last column makes the densities r = min(exp(x T), densest) average one.
     statistics = np.pad(np.asarray(statistics, float), ((0, 0), (0, 1)), constant_values=-1)
@@ -36,12 +36,17 @@ def maximum_entropy(box, statistics, densest=np.inf):
             density = np.exp(free)
         return (density * (1 + exponent - free)).mean() - x @ target, density, exponent == free
 
+    fewest = int(np.ceil(len(statistics) / densest)) if np.isfinite(densest) else 1
     x = np.zeros(target.size)
     value, density, is_free = dual(x)
     for _ in range(200):
         gradient = density @ statistics / len(statistics) - target
         if np.abs(gradient).max() < 1e-7:
             break
+        # Along this direction all the mass where T is largest is not enough.
+        along = np.partition(statistics[:, :-1] @ x[:-1], -fewest)
+        if along[-fewest:].mean() < -1e-9:
+            raise ValueError(f"No density of at most {densest} has these means.")
         free = statistics[is_free]
         hessian = (free * density[is_free, None]).T @ free / len(statistics)
         step, size = -np.linalg.solve(hessian, gradient), 1.0

@@ -101,6 +101,16 @@ def test_the_oracle_agrees_with_another_optimizer(densest):
     assert (found.weights.max() * 21 > 2.01) == (densest > 2)
 
 
+def test_the_oracle_tells_what_cannot_be_met():
+    """The flattest density of a variance is uniform, of a width that is known."""
+    x = midpoints([(-1, 1)], 2001)[:, 0]
+    statistics = np.stack([x, x**2 - 0.2**2], 1)
+    least = 2 / (12**0.5 * 0.2)
+    assert maximum_entropy([(-1, 1)], statistics, 1.01 * least).weights.max() > 0.99 * least / 2001
+    with pytest.raises(ValueError, match="No density of at most"):
+        maximum_entropy([(-1, 1)], statistics, 0.99 * least)
+
+
 def test_exact_optimum_of_the_hub(published_grid):
     """The reference that fits are held against; 180 x 180 by another code gave the same."""
     grid, frequencies = published_grid
