@@ -36,14 +36,14 @@ def maximum_entropy(box, statistics, densest=np.inf):
             density = np.exp(free)
         return (density * (1 + exponent - free)).mean() - x @ target, density, exponent == free
 
-    fewest = int(np.ceil(len(statistics) / densest)) if np.isfinite(densest) else 1
+    fewest = max(int(len(statistics) / densest), 1)
     x = np.zeros(target.size)
     value, density, is_free = dual(x)
     for _ in range(200):
         gradient = density @ statistics / len(statistics) - target
         if np.abs(gradient).max() < 1e-7:
             break
-        # Along this direction all the mass where T is largest is not enough.
+        # Not even all the mass where this combination is largest has a mean of zero.
         along = np.partition(statistics[:, :-1] @ x[:-1], -fewest)
         if along[-fewest:].mean() < -1e-9:
             raise ValueError(f"No density of at most {densest} has these means.")
