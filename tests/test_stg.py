@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from grid_oracle import maximum_entropy, midpoints
 from scipy.optimize import LinearConstraint, minimize
+from stg_grid import frequencies_on_grid, standardized
 
 from models import stg
 from models.stg_circuit import CURRENT_NOISE, NEURONS, frequency, simulate
@@ -67,22 +68,9 @@ def test_only_noise_makes_the_circuit_stochastic(noise):
 # The exact optimum -------------------------------------------------------------------------------
 
 
-def frequencies_on_grid(box):
-    """Circuits at the midpoints of a grid, and the frequency of every neuron in Hz."""
-    grid = midpoints(box, 120)
-    run = jax.jit(lambda grid: jax.lax.map(lambda g: frequency(simulate(g)), grid, batch_size=2000))
-    return grid, np.asarray(run(jnp.asarray(grid, jnp.float32)), float)
-
-
 @pytest.fixture(scope="module")
 def published_grid():
-    return frequencies_on_grid(stg.PUBLISHED_BOX)
-
-
-def standardized(frequencies):
-    """Statistics whose mean is to be zero, in standard deviations of the target."""
-    deviations = (frequencies - 0.55) / 0.025
-    return np.concatenate([deviations, deviations**2 - 1], axis=1)
+    return frequencies_on_grid(stg.PUBLISHED_BOX, 120)
 
 
 @pytest.mark.parametrize("densest", [np.inf, 2.0])
@@ -127,7 +115,7 @@ def test_exact_optimum_of_the_hub(published_grid):
 @pytest.mark.parametrize("box", stg.BOXES.values(), ids=stg.BOXES)
 def test_syncing_is_feasible(box, published_grid):
     is_published = box == stg.PUBLISHED_BOX
-    _, frequencies = published_grid if is_published else frequencies_on_grid(box)
+    _, frequencies = published_grid if is_published else frequencies_on_grid(box, 120)
     # It raises unless weights of these circuits meet all ten constraints.
     weights = maximum_entropy(box, standardized(frequencies)).weights
     np.testing.assert_allclose(weights @ frequencies, 0.55, atol=1e-6)

@@ -5,20 +5,15 @@ import time
 import jax
 import numpy as np
 import pytest
-from grid_oracle import maximum_entropy, midpoints
+from grid_oracle import maximum_entropy
 from scipy.ndimage import grey_opening
+from stg_grid import frequencies_on_grid, standardized
 
 from models import stg_circuit
-from models.stg import BOXES, MEAN, PUBLISHED_BOX, STD
+from models.stg import BOXES, PUBLISHED_BOX
 from models.stg_circuit import CURRENT_NOISE, NEURONS, frequency, simulate
 
 HUB = NEURONS.index("hub")
-
-
-@jax.jit
-def on_grid(g):
-    """Frequencies of all neurons in Hz, shape ``(num_circuits, 5)``."""
-    return jax.lax.map(lambda g: frequency(simulate(g)), g.astype(float), batch_size=2000)
 
 
 def seconds(function, *arguments):
@@ -63,8 +58,7 @@ def test_euler_step():
 def test_needles(name):
     """Maximum entropy of network syncing where no density is above so many times the prior's."""
     box, size = BOXES[name], 960
-    deviations = (np.asarray(on_grid(midpoints(box, size)), float) - MEAN) / STD
-    statistics = np.concatenate([deviations, deviations**2 - 1], 1)
+    statistics = standardized(frequencies_on_grid(box, size)[1])
     print()
     for densest in (np.inf, 1000, 300, 100, 50, 30, 20):
         try:
@@ -84,9 +78,8 @@ def test_needles(name):
 def test_filaments():
     """Mass of the hub's optimum in what is thinner than a width, and what moments lose without."""
     size = 800
-    g = midpoints(PUBLISHED_BOX, size)
-    excess = np.asarray(on_grid(g)[:, HUB], float) - MEAN
-    statistics = np.stack([excess / STD, excess**2 / STD**2 - 1], 1)
+    g, frequencies = frequencies_on_grid(PUBLISHED_BOX, size)
+    statistics = standardized(frequencies[:, [HUB]])
     weights = maximum_entropy(PUBLISHED_BOX, statistics).weights.reshape(size, size)
     for cells in (1, 5, 9, 15):
         broad = np.minimum(grey_opening(weights, size=cells), weights).ravel()
