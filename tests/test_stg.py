@@ -16,7 +16,7 @@ from scipy.optimize import LinearConstraint, minimize
 from stg_grid import frequencies_on_grid, standardized
 
 from models import stg
-from models.stg_circuit import CURRENT_NOISE, NEURONS, frequency, simulate
+from models.stg_circuit import CURRENT_NOISE, NEURONS
 from numpyro_dsn import DSN, DSNWarning, PenaltyMethod
 from numpyro_dsn.guides import AutoRealNVP
 from numpyro_dsn.program import read
