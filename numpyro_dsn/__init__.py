@@ -2,7 +2,7 @@
 
 from numpyro_dsn import baselines, sensitivity
 from numpyro_dsn.certificate import Certificate
-from numpyro_dsn.compare import Comparison, compare
+from numpyro_dsn.comparison import Comparison, compare
 from numpyro_dsn.dsn import DSN, DSNState
 from numpyro_dsn.exponential_family import exponential_family
 from numpyro_dsn.multipliers import DualNewton, PenaltyMethod

@@ -28,7 +28,7 @@ from numpyro_dsn.multipliers import DualNewton, NewtonState, PenaltyMethod
 from numpyro_dsn.newton import SMALLEST, newton_epoch, start_newton
 from numpyro_dsn.objective import Particles, draw_particles
 from numpyro_dsn.optim import as_numpyro_optim
-from numpyro_dsn.persistence import load_arrays
+from numpyro_dsn.inference_data import load_arrays
 from numpyro_dsn.pool import component_of
 from numpyro_dsn.program import Behavior, Model, read
 from numpyro_dsn.result import DSNResult

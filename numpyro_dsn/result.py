@@ -20,7 +20,7 @@ from numpyro_dsn.latents import require_latents
 from numpyro_dsn.multipliers import NewtonState
 from numpyro_dsn.objective import latents_and_log_density
 from numpyro_dsn.pareto import pareto_k
-from numpyro_dsn.persistence import save_arrays
+from numpyro_dsn.inference_data import save_arrays
 from numpyro_dsn.program import draw_prior, simulate
 from numpyro_dsn.reweighting import draw_reweighted
 from numpyro_dsn.status import Status

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from numpyro_dsn.labels import element_label
+from numpyro_dsn.inference_data.labels import element_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ import numpy as np
 from numpyro_dsn.plots.data import pyplot
 
 if TYPE_CHECKING:
-    from numpyro_dsn.compare import Comparison
+    from numpyro_dsn.comparison import Comparison
 
 
 def plot_compare(comparison: "Comparison", axes: "np.ndarray | None" = None) -> "np.ndarray":

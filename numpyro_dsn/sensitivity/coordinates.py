@@ -9,7 +9,7 @@ from jax import Array
 from numpyro.distributions import biject_to
 
 from numpyro_dsn.guides import constrain, unconstrain
-from numpyro_dsn.labels import element_label
+from numpyro_dsn.inference_data.labels import element_label
 from numpyro_dsn.latents import require_latents
 
 if TYPE_CHECKING:

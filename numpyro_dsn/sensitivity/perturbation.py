@@ -8,7 +8,7 @@ from jax import Array
 from jax.scipy.special import betainc
 from jax.typing import ArrayLike
 
-from numpyro_dsn.labels import element_label
+from numpyro_dsn.inference_data.labels import element_label
 from numpyro_dsn.sensitivity.coordinates import Sites, coordinates, require_inside, unflatten
 
 if TYPE_CHECKING:

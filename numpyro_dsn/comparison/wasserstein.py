@@ -16,7 +16,7 @@ class Distance(NamedTuple):
     noise
         The 95 % quantile of what two sets of draws of one distribution would show.
     p_value
-        Share of the permutations that show at least this distance.
+        Fraction of the permutations that show at least this distance.
     """
 
     value: float

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpyro_dsn.compare import Comparison, Estimate
+    from numpyro_dsn.comparison.comparison import Comparison
+    from numpyro_dsn.comparison.estimates import Estimate
 
 
 def format_comparison(comparison: "Comparison") -> str:
@@ -25,7 +26,7 @@ def format_comparison(comparison: "Comparison") -> str:
             _number(row.r_hat, ".3f"),
             _number(row.divergences, ".0f"),
         ]
-        summary.append([*cells, *(_with_error(share) for share in row.modes.values())])
+        summary.append([*cells, *(_with_error(fraction) for fraction in row.modes.values())])
     achieved = _by_method("E[T]", {name: row.statistics for name, row in rows.items()})
     means = _by_method("mean", {name: row.means for name, row in rows.items()})
     stds = _by_method("standard deviation", {name: row.stds for name, row in rows.items()})

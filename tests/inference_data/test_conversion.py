@@ -166,7 +166,8 @@ def test_optimization_has_every_epoch_and_step(fit, data):
     optimization, (epochs, trace, seconds) = data["optimization"], fit.history
     assert list(optimization["epoch"].values) == [0, 1, 2]
     np.testing.assert_array_equal(optimization["held_epoch"], fit.epochs)
-    np.testing.assert_array_equal(optimization["seconds"], seconds)
+    # Chains run together: each took as long as all.
+    np.testing.assert_array_equal(optimization["seconds"], [seconds] * NUM_CHAINS)
     for name in ("entropy", "entropy_se", "kl_to_prior", "penalty", "nonfinite", "converged"):
         assert optimization[name].dims == ("chain", "epoch")
         np.testing.assert_array_equal(optimization[name], getattr(epochs, name).T)
@@ -179,6 +180,24 @@ def test_optimization_has_every_epoch_and_step(fit, data):
     np.testing.assert_array_equal(optimization["step"], trace.step[:, 0])
     assert optimization["step"].values[-1] == 2 * NUM_STEPS
     assert optimization.attrs["steps_per_epoch"] == NUM_STEPS
+
+
+@pytest.mark.skipif(IS_TREE, reason="a DataTree has no data frame of all groups")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # ArviZ 0.x, of pandas
+def test_a_data_frame_has_every_draw_and_group(data):
+    """ArviZ joins groups along chains, which a variable without this dimension would break."""
+    for group in ("behavior", "optimization"):
+        assert all("chain" in variable.dims for variable in data[group].data_vars.values())
+    frame = data.to_dataframe()
+    assert len(frame) == NUM_CHAINS * NUM_SAMPLES
+    # ArviZ leaves out groups with `data` in their name.
+    found = {column[0] for column in frame.columns if isinstance(column, tuple)}
+    assert found == GROUPS - {"constant_data"}
+    second = frame[frame["chain"] == 1].sort_values("draw")
+    total = np.asarray(data["posterior"]["sum"])[1]
+    np.testing.assert_array_equal(second["posterior", "sum"], total)
+    entropy = np.asarray(data["optimization"]["entropy"])
+    np.testing.assert_array_equal(second["optimization", "entropy[2]", 2], entropy[1, 2])
 
 
 # Names -------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 
 from numpyro_dsn import baselines, compare
 from numpyro_dsn.baselines.output import to_data
+from numpyro_dsn.comparison import Distances, Estimate, Row
 from numpyro_dsn.constraints import Moments
 from numpyro_dsn.plots import plot_compare
 from numpyro_dsn.program import Simulation
@@ -61,6 +62,15 @@ def comparison():
         },
         sign,
     )
+
+
+def test_rows_and_distances_are_public(comparison):
+    """No module has the name of the function: types are where users look for them."""
+    assert callable(compare)
+    row = comparison.rows["exact"]
+    assert isinstance(row, Row)
+    assert isinstance(row.means["z"], Estimate)
+    assert isinstance(comparison.distances["exact", "again"], Distances)
 
 
 def test_what_is_known_of_an_exact_posterior(comparison):

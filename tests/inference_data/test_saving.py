@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from numpyro_dsn.persistence import load_arrays, save_arrays
+from numpyro_dsn.inference_data import load_arrays, save_arrays
 from numpyro_dsn.version import __version__
 
 FINGERPRINT = {

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from numpyro_dsn.wasserstein import sliced_wasserstein
+from numpyro_dsn.comparison import sliced_wasserstein
 
 NUM_DRAWS = 1000
 
