@@ -4,12 +4,12 @@ Each takes a fit, or ``problem(model, behavior)``, and returns ArviZ data with t
 dimensions and coordinates of ``DSNResult.to_inference_data``.
 """
 
+from numpyro_dsn.baselines._nuts import nuts
+from numpyro_dsn.baselines._problem import Problem, problem
+from numpyro_dsn.baselines._rejection import rejection
+from numpyro_dsn.baselines._smc import smc
+from numpyro_dsn.baselines._smc_abc import smc_abc
 from numpyro_dsn.baselines.draws import from_draws
-from numpyro_dsn.baselines.nuts import nuts
-from numpyro_dsn.baselines.problem import Problem, problem
-from numpyro_dsn.baselines.rejection import rejection
-from numpyro_dsn.baselines.smc import smc
-from numpyro_dsn.baselines.smc_abc import smc_abc
 
 __all__ = [
     "Problem",

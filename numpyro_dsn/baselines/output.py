@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from numpyro.diagnostics import effective_sample_size
 
-from numpyro_dsn.baselines.problem import Problem
+from numpyro_dsn.baselines._problem import Problem
 from numpyro_dsn.inference_data import Coords, Dims, sites_dataset, to_container
 from numpyro_dsn.program import Simulation, simulate
 

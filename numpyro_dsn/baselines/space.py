@@ -11,7 +11,7 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.util import log_density
 
-from numpyro_dsn.baselines.problem import Problem
+from numpyro_dsn.baselines._problem import Problem
 from numpyro_dsn.exponential_family import exponential_family
 from numpyro_dsn.program import Program, draw_prior
 

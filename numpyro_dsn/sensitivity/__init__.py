@@ -3,7 +3,7 @@
 Functions of a :class:`~numpyro_dsn.DSNResult` or of draws; they change nothing.
 """
 
-from numpyro_dsn.sensitivity.curvature import Curvature, curvature, tilted_curvature
+from numpyro_dsn.sensitivity._curvature import Curvature, curvature, tilted_curvature
 from numpyro_dsn.sensitivity.draws import Correlations, correlations, nearest
 from numpyro_dsn.sensitivity.group import add_modes
 from numpyro_dsn.sensitivity.modes import Modes, find_modes

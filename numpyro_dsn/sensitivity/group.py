@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from numpyro_dsn.inference_data import add_group, parameter_labels
-from numpyro_dsn.sensitivity.curvature import Curvature
+from numpyro_dsn.sensitivity._curvature import Curvature
 from numpyro_dsn.sensitivity.modes import Modes
 
 

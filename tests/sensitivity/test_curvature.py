@@ -71,7 +71,7 @@ def test_directions_are_those_of_the_covariance(gaussian):
 
 def test_eigenvalues_are_ordered_by_magnitude():
     """On a saddle signs differ."""
-    from numpyro_dsn.sensitivity.curvature import _eigen
+    from numpyro_dsn.sensitivity._curvature import _eigen
 
     values, vectors = _eigen(np.diag([0.1, -3.0, 2.0]))
     np.testing.assert_allclose(values, [-3.0, 2.0, 0.1])

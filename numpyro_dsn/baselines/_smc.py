@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from numpyro_dsn.baselines._problem import Problem, as_tilted_problem
 from numpyro_dsn.baselines.output import simulate_draws, to_data
-from numpyro_dsn.baselines.problem import Problem, as_tilted_problem
 from numpyro_dsn.baselines.random_walk import require_blackjax, step_cholesky
 from numpyro_dsn.baselines.space import (
     prior_density,

@@ -13,9 +13,9 @@ from numpyro.distributions import MixtureSameFamily
 from numpyro.distributions.transforms import ComposeTransform
 from numpyro.infer import MCMC, NUTS
 
+from numpyro_dsn.baselines._problem import Problem, as_tilted_problem
 from numpyro_dsn.baselines.mixture import normal_to_mixture
 from numpyro_dsn.baselines.output import simulate_draws, to_data
-from numpyro_dsn.baselines.problem import Problem, as_tilted_problem
 from numpyro_dsn.baselines.space import ToLatents, tilted_density, unconstrained_space
 from numpyro_dsn.guides import constrain, unconstrained_posterior
 from numpyro_dsn.guides.rejection import RejectionFlow, press_inside

@@ -10,9 +10,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from numpyro_dsn.baselines._problem import Problem, as_problem
 from numpyro_dsn.baselines.distance import behavior_distance
 from numpyro_dsn.baselines.output import simulate_draws, to_data
-from numpyro_dsn.baselines.problem import Problem, as_problem
 from numpyro_dsn.baselines.random_walk import require_blackjax, step_cholesky
 from numpyro_dsn.baselines.space import prior_sampler, unconstrained_space
 from numpyro_dsn.inference_data import Coords, Dims
