@@ -172,7 +172,7 @@ def test_no_circle_inside_a_room(room):
 def test_no_module_is_shadowed(path):
     """A function with the name of its module would hide whatever else the module holds."""
     names = imported(ast.parse(path.read_text()))
-    here = {child.stem for child in path.parent.iterdir() if child.suffix == ".py"}
+    here = {child.stem for child in path.parent.iterdir() if child in MODULES}
     here |= {child.name for child in path.parent.iterdir() if (child / "__init__.py").exists()}
     bound = {name.split(".")[-1] for name in names if name.rsplit(".", 1)[0] != dotted_name(path)}
     assert not bound & here
