@@ -22,8 +22,8 @@ test: install ## Run the fast tests
 test-slow: install ## Run the tests that train to convergence
 	$(RUN) pytest -n 2 -m slow $(PYTEST_ARGS)
 
-benchmark: install ## Run the benchmarks, which report and never fail
-	$(RUN) pytest -m benchmark -s $(PYTEST_ARGS)
+benchmark: install ## Renew docs/benchmarks.md, in 90 minutes; ONLY="lds readme" some of it
+	$(RUN) tests.benchmarks $(ONLY) $(if $(BASELINE),--baseline $(BASELINE))
 
 coverage: install ## Run the fast tests and list the lines that they miss
 	$(RUN) pytest -n 2 --dist loadfile --cov --cov-report=term-missing $(PYTEST_ARGS)

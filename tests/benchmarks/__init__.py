@@ -1,1 +1,1 @@
-"""Benchmarks report and never fail; a package, so that files may share names with the tests."""
+"""Every number of the project's targets by one command: ``make benchmark``."""

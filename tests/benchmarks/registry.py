@@ -1,0 +1,149 @@
+"""All cases: what runs in one process, under which name, and for how long at most."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one fresh process does.
+
+    Parameters
+    ----------
+    topic, name
+        Table and name of the case; names are unique in a topic.
+    function
+        ``module:function`` below ``tests.benchmarks.problems``.
+    arguments
+        Arguments of the function.
+    limit
+        Seconds after which it is ended.
+    alone
+        Whether its seconds count: it has both cores. Others run two at a time, one core each.
+    cache
+        Name of a compilation cache that is emptied before the first case that names it.
+    package
+        ``"baseline"`` for the worktree of an older commit.
+    by_default
+        Whether it runs without being asked for.
+    """
+
+    topic: str
+    name: str
+    function: str
+    arguments: tuple[Any, ...] = ()
+    limit: float = 300.0
+    alone: bool = True
+    cache: str | None = None
+    package: str = "own"
+    by_default: bool = True
+
+
+TITLES = {
+    "readme": "The README's example",
+    "lds": "Linear system",
+    "closed": "Closed forms",
+    "hub": "Ganglion",
+    "sheet": "Thin sheet",
+    "isotropic": "Many latents",
+    "v1": "V1",
+    "units": "Units",
+    "rank2": "Rank-two network",
+    "calibration": "Calibration of the certificate",
+    "penalty": "Penalty method",
+    "suite": "Tests",
+}
+"""Topics in the order of the page."""
+
+ORACLES = {
+    "lds": ["lds-paper", "lds-published"],
+    "sheet": ["sheet-smooth", "sheet-rounded"],
+    "v1": ["v1s", "v1v"],
+}
+"""Exact answers that a topic needs, which are computed first."""
+
+FORMS = ["gaussian", "uniform", "exponential", "truncated exponential", "gamma", "dirichlet",
+         "laplace", "log-normal", "isotropic", "double well"]  # fmt: skip
+CALIBRATED = ["truncated exponential", "laplace", "double well", "gaussian"]
+TARGETS = ["paper", "published"]
+
+
+def _readme() -> Iterator[Case]:
+    example, name = "readme:example", "cold process, empty cache"
+    yield Case("readme", "cold", example, (name, 20.0))
+    yield Case("readme", "baseline", example, ("33a8834, " + name, None), package="baseline")
+    yield Case("readme", "fill", example, ("cold process, fills a cache", None), cache="readme")
+    name = "cold process, filled cache"
+    yield Case("readme", "filled", example, (name, 8.0), cache="readme")
+    yield Case("readme", "another", "readme:another")
+
+
+def _lds() -> Iterator[Case]:
+    for target in TARGETS:
+        for seed in range(3):
+            yield Case("lds", f"cold-{target}-{seed}", "lds:cold", (target, seed))
+    # One cold fit of 33a8834 for each target: its times hardly differ between seeds.
+    for target in TARGETS:
+        arguments = target, 0
+        name = f"baseline-{target}"
+        yield Case("lds", name, "lds:cold", arguments, 600, package="baseline")
+    for target in TARGETS:
+        yield Case("lds", f"seeds-{target}", "lds:seeds", (target, 20), 1200, alone=False)
+
+
+def _timed() -> Iterator[Case]:
+    for name in FORMS:
+        yield Case("closed", name.replace(" ", "-"), "closed_forms:closed_form", (name,), 120)
+    for seed in range(5):
+        yield Case("hub", f"quiet-{seed}", "hub:hub", (False, seed), 200)
+    for seed in range(2):
+        yield Case("hub", f"noisy-{seed}", "hub:hub", (True, seed), 300)
+    for seed in range(3):
+        for kind in ("smooth", "rounded"):
+            yield Case("sheet", f"{kind}-{seed}", "thin_sheet:thin_sheet", (kind, seed), 420)
+    yield Case("isotropic", "100", "isotropic:isotropic", (100, 180.0), 300)
+
+
+def _untimed() -> Iterator[Case]:
+    # Long ones first, so that both cores end at the same time.
+    for seed in range(2):
+        for population in "SV":
+            for kind in ("huge", "nan"):
+                name = f"{population}-{kind}-{seed}"
+                yield Case("v1", name, "v1:v1", (population, kind, seed), 900, alone=False)
+    yield Case("hub", "syncing", "hub:syncing", (0,), 600, alone=False)
+    yield Case("isotropic", "1000", "isotropic:isotropic", (1000, None), 900, alone=False)
+    for size in (25, 5):
+        yield Case("rank2", str(size), "rank_two:rank_two", (size, 0), 600, alone=False)
+    for name in CALIBRATED:
+        label = name.replace(" ", "-")
+        yield Case("calibration", label, "calibration:calibration", (name,), 400, alone=False)
+    yield Case("units", "units", "units:units", alone=False)
+    yield Case("isotropic", "10", "isotropic:isotropic", (10, None), alone=False)
+    yield Case("penalty", "penalty", "penalty:penalty", alone=False)
+
+
+def _suite() -> Iterator[Case]:
+    for name, command, limit in (("test", "make test", 480.0), ("ci", ".ci/run", 1500.0)):
+        yield Case("suite", name, "suite:suite", (command, limit), 2 * limit, by_default=False)
+
+
+CASES = [*_readme(), *_lds(), *_timed(), *_untimed(), *_suite()]
+
+
+def chosen(only: list[str]) -> list[Case]:
+    """Return the cases of some topics, or of some cases written ``topic/name``; else the default.
+
+    Raises
+    ------
+    SystemExit
+        If a name is unknown.
+    """
+    names = set(TITLES) | {f"{case.topic}/{case.name}" for case in CASES}
+    unknown = [name for name in only if name not in names]
+    if unknown:
+        raise SystemExit(f"No benchmark is named {unknown}; there are {', '.join(TITLES)}.")
+    if not only:
+        return [case for case in CASES if case.by_default]
+    return [c for c in CASES if c.topic in only or f"{c.topic}/{c.name}" in only]
