@@ -22,7 +22,8 @@ def behavior(name: str, statistic: Any, constraint: Constraint) -> Any:
     .. math:: E_{z \sim q}\, E_{x \sim p(x|z)} [T(x)] = \mu
 
     Reads like ``numpyro.sample(name, distribution)``. It may stand in the model or in the second
-    callable of :class:`~numpyro_dsn.DSN`; everywhere else it is a ``deterministic`` site.
+    callable of :class:`~numpyro_dsn.DSN`; everywhere else it is a ``deterministic`` site. In the
+    second callable, ``behavior("rate", sites["rate"], ...)`` speaks about the site that exists.
 
     Parameters
     ----------
@@ -68,10 +69,16 @@ def stated_behaviors(sites: dict[str, dict]) -> dict[str, Constraint]:
     Constraints in the order in which they were stated.
     """
     return {
-        name: site["args"][1]
+        # A statement about an existing site is a message beside that site's.
+        site["infer"].get("about", name): site["args"][1]
         for name, site in sites.items()
-        if site.get("infer", {}).get("behavior", False)
+        if is_behavior(site)
     }
+
+
+def is_behavior(message: dict) -> bool:
+    """Whether a message states a behavior."""
+    return bool(message.get("infer", {}).get("behavior", False))
 
 
 def simulator() -> infer_config:

@@ -16,12 +16,11 @@ from numpyro_dsn.epoch import held_params
 from numpyro_dsn.fit import Fit
 from numpyro_dsn.guides import constrain, log_prob, unconstrain
 from numpyro_dsn.history import Epoch, History
-from numpyro_dsn.latents import require_latents
+from numpyro_dsn.inference_data import save_arrays
 from numpyro_dsn.multipliers import NewtonState
 from numpyro_dsn.objective import latents_and_log_density
 from numpyro_dsn.pareto import pareto_k
-from numpyro_dsn.inference_data import save_arrays
-from numpyro_dsn.program import draw_prior, simulate
+from numpyro_dsn.program import draw_prior, require_latents, simulate
 from numpyro_dsn.reweighting import draw_reweighted
 from numpyro_dsn.status import Status
 from numpyro_dsn.summary import format_summary

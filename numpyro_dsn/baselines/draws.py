@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from numpyro_dsn.baselines._problem import Problem, as_problem
 from numpyro_dsn.baselines.output import simulate_draws, to_data
 from numpyro_dsn.inference_data import Coords, Dims
-from numpyro_dsn.latents import require_latents
+from numpyro_dsn.program import require_latents
 from numpyro_dsn.result import DSNResult
 
 

@@ -12,8 +12,8 @@ from numpyro.distributions import biject_to
 from numpyro.infer.util import log_density
 
 from numpyro_dsn.baselines._problem import Problem
-from numpyro_dsn.exponential_family import exponential_family
 from numpyro_dsn.program import Program, draw_prior
+from numpyro_dsn.program.exponential_family import exponential_family
 
 Latents = dict[str, Array]
 ToLatents = Callable[[Array], tuple[Latents, Array]]

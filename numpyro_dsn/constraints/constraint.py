@@ -4,6 +4,8 @@ import itertools
 from abc import ABC, abstractmethod
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
@@ -24,6 +26,14 @@ class Constraint(ABC):
     @abstractmethod
     def bounds(self) -> tuple[Array, Array]:
         """Return the lower and the upper bound of E[T], each of shape ``(num_constraints,)``."""
+
+    @abstractmethod
+    def units(self) -> Array:
+        """Return the unit of each entry of T, shape ``(num_constraints,)``.
+
+        It is what a violation of that entry is large or small against, from the spread that was
+        asked for; NaN where none was.
+        """
 
     @abstractmethod
     def labels(self, name: str) -> list[str]:
@@ -64,6 +74,20 @@ def require_finite(name: str, field: str, given: ArrayLike, remedy: str) -> None
         raise ValueError(
             f"behavior '{name}': `{field}` must be finite, but is {np.asarray(given)}; {remedy}"
         )
+
+
+def as_floats(target: ArrayLike) -> Any:
+    """Return a target as an array of floats; of NumPy unless it is traced, which runs nothing."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(target)):
+        return jnp.asarray(target, dtype=float)
+    return np.asarray(target, dtype=jnp.result_type(float))
+
+
+def join(*parts: Any) -> Any:
+    """Return vectors one after the other; of NumPy if all are, which runs nothing."""
+    if all(isinstance(part, np.ndarray) for part in parts):
+        return np.concatenate(parts)
+    return jnp.concatenate(parts)
 
 
 def element_labels(kind: str, name: str, shape: tuple[int, ...]) -> list[str]:

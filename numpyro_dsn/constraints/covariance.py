@@ -10,7 +10,9 @@ from jax.typing import ArrayLike
 
 from numpyro_dsn.constraints.constraint import (
     Constraint,
+    as_floats,
     element_labels,
+    join,
     require_finite,
     require_shape,
 )
@@ -42,10 +44,16 @@ class Covariance(Constraint):
 
     def bounds(self) -> tuple[Array, Array]:
         """Return the target twice: all entries are equalities."""
-        cov = jnp.asarray(self.cov, dtype=float)
-        upper_triangle = cov[np.triu_indices(cov.shape[-1])]
-        target = jnp.concatenate([jnp.asarray(self.mean, dtype=float), upper_triangle])
+        cov = as_floats(self.cov)
+        target = join(as_floats(self.mean), cov[np.triu_indices(cov.shape[-1])])
         return target, target
+
+    def units(self) -> Array:
+        """Return each standard deviation, and the product of two of them for each pair."""
+        cov = as_floats(self.cov)
+        std = cov[np.diag_indices(cov.shape[-1])] ** 0.5
+        rows, columns = np.triu_indices(cov.shape[-1])
+        return join(std, std[rows] * std[columns])
 
     def labels(self, name: str) -> list[str]:
         """Return ``mean[...]`` for each element and ``cov[...]`` for each pair."""

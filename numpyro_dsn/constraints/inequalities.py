@@ -10,20 +10,29 @@ from jax.typing import ArrayLike
 
 from numpyro_dsn.constraints.constraint import (
     Constraint,
+    as_floats,
     element_labels,
     require_finite,
     require_shape,
 )
 
 
-class _OneSided(Constraint):
-    """The mean of a statistic on one side of a bound."""
-
-    bound: ArrayLike
+class _Inequality(Constraint):
+    """The mean of a statistic itself, within bounds."""
 
     def statistics(self, value: Array) -> Array:
         """Return f, raveled."""
         return jnp.ravel(value)
+
+    def units(self) -> Array:
+        """Return NaN: a bound says nothing of a spread."""
+        return np.full(self.bounds()[0].shape, np.nan, jnp.result_type(float))
+
+
+class _OneSided(_Inequality):
+    """The mean of a statistic on one side of a bound."""
+
+    bound: ArrayLike
 
     def labels(self, name: str) -> list[str]:
         """Return ``mean[...]`` for each element."""
@@ -50,8 +59,8 @@ class AtLeast(_OneSided):
 
     def bounds(self) -> tuple[Array, Array]:
         """Return the bound and infinity."""
-        lower = jnp.ravel(jnp.asarray(self.bound, dtype=float))
-        return lower, jnp.full_like(lower, jnp.inf)
+        lower = as_floats(self.bound).ravel()
+        return lower, np.full(lower.shape, np.inf, lower.dtype)
 
 
 @jax.tree_util.register_dataclass
@@ -69,13 +78,13 @@ class AtMost(_OneSided):
 
     def bounds(self) -> tuple[Array, Array]:
         """Return minus infinity and the bound."""
-        upper = jnp.ravel(jnp.asarray(self.bound, dtype=float))
-        return jnp.full_like(upper, -jnp.inf), upper
+        upper = as_floats(self.bound).ravel()
+        return np.full(upper.shape, -np.inf, upper.dtype), upper
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class Between(Constraint):
+class Between(_Inequality):
     r"""The mean of a statistic lies in an interval: :math:`a \le E[f] \le b`.
 
     Parameters
@@ -87,14 +96,10 @@ class Between(Constraint):
     low: ArrayLike
     high: ArrayLike
 
-    def statistics(self, value: Array) -> Array:
-        """Return f, raveled."""
-        return jnp.ravel(value)
-
     def bounds(self) -> tuple[Array, Array]:
         """Return both ends."""
-        lower = jnp.ravel(jnp.asarray(self.low, dtype=float))
-        return lower, jnp.ravel(jnp.asarray(self.high, dtype=float))
+        lower = as_floats(self.low).ravel()
+        return lower, as_floats(self.high).ravel()
 
     def labels(self, name: str) -> list[str]:
         """Return ``mean[...]`` for each element."""

@@ -10,7 +10,9 @@ from jax.typing import ArrayLike
 
 from numpyro_dsn.constraints.constraint import (
     Constraint,
+    as_floats,
     element_labels,
+    join,
     require_finite,
     require_shape,
 )
@@ -48,10 +50,17 @@ class Moments(Constraint):
 
     def bounds(self) -> tuple[Array, Array]:
         """Return the target twice: both moments are equalities."""
-        target = jnp.ravel(jnp.asarray(self.mean, dtype=float))
+        target = as_floats(self.mean).ravel()
         if self.std is not None:
-            target = jnp.concatenate([target, jnp.ravel(jnp.asarray(self.std, dtype=float)) ** 2])
+            target = join(target, as_floats(self.std).ravel() ** 2)
         return target, target
+
+    def units(self) -> Array:
+        """Return the standard deviation and its square; NaN without one."""
+        if self.std is None:
+            return np.full(np.size(self.mean), np.nan, jnp.result_type(float))
+        std = as_floats(self.std).ravel()
+        return join(std, std**2)
 
     def labels(self, name: str) -> list[str]:
         """Return ``mean[...]`` and, with ``std``, ``var[...]``."""

@@ -9,8 +9,8 @@ import numpy as np
 from jax import Array
 from numpyro.infer.util import log_density
 
-from numpyro_dsn.exponential_family import exponential_family
 from numpyro_dsn.guides import log_prob
+from numpyro_dsn.program.exponential_family import exponential_family
 from numpyro_dsn.sensitivity.coordinates import (
     Sites,
     coordinates,

@@ -10,7 +10,7 @@ from numpyro.distributions import biject_to
 
 from numpyro_dsn.guides import constrain, unconstrain
 from numpyro_dsn.inference_data.labels import element_label
-from numpyro_dsn.latents import require_latents
+from numpyro_dsn.program import require_latents
 
 if TYPE_CHECKING:
     from numpyro_dsn.result import DSNResult

@@ -35,7 +35,25 @@ def subsampled_in_scope():
 
 
 def state_z_again(sites):
+    behavior("z", 2 * sites["z"], ZERO)
+
+
+def state_about_z_twice(sites):
     behavior("z", sites["z"], ZERO)
+    behavior("z", sites["z"], AtLeast(-1.0))
+
+
+def moving_target(sites):
+    behavior("rate", sites["z"] ** 2, Moments(sites["z"]))
+
+
+def branches_on_a_value():
+    if draw_z() > 0:
+        numpyro.sample("w", dist.Normal())
+
+
+def uses_numpy_on_a_value():
+    numpyro.deterministic("x", np.sin(np.asarray(draw_z())))
 
 
 def state_rate_twice(sites):
@@ -49,7 +67,7 @@ def nothing(sites):
 
 SHAPES = "`mean` has shape .* but the statistic has shape .*give one target for each element"
 SUPPORT = "The support of site 'z' has"
-HOLD = r"`block\(substitute\(model, data=\{'z': value\}\), hide=\['z'\]\)`"
+HOLD = r"`substitute\(model, data=\{'z': value\}\)`"
 
 # name: model, behavior, what the message says
 REFUSALS = {
@@ -62,7 +80,30 @@ REFUSALS = {
         "Two sites are named 'z'; rename",
     ),
     "duplicate-statement": (draw_z, state_rate_twice, "Two sites are named 'rate'; rename"),
-    "statement-named-as-a-site": (draw_z, state_z_again, "Two sites are named 'z'.*pass a dict"),
+    "statement-named-as-a-site": (
+        draw_z,
+        state_z_again,
+        r"Two sites are named 'z'.*`behavior\('z', sites\['z'\], ...\)`",
+    ),
+    "two-statements-about-a-site": (
+        draw_z,
+        state_about_z_twice,
+        "Two behaviors are stated about the site 'z'; state one",
+    ),
+    "moving-target": (draw_z, moving_target, "'rate': its target changes with the parameters"),
+    "python-branch": (branches_on_a_value, ANY_Z, "looks in Python at a value.*`jnp.where`"),
+    "numpy-on-a-value": (uses_numpy_on_a_value, ANY_Z, "looks in Python at a value.*`jax.numpy`"),
+    "seeded": (handlers.seed(draw_z, 0), ANY_Z, r"no latent site.*\['z'\] are held.*`numpyro.han"),
+    "all-held": (
+        handlers.substitute(draw_z, {"z": 0.5}),
+        ANY_Z,
+        r"no latent site.*\['z'\] are held",
+    ),
+    "replaced-by-do": (
+        handlers.do(then(lambda: numpyro.sample("u", dist.Normal())), {"u": 2.0}),
+        {"u": ZERO},
+        r"names 'u', which is no site.*\['z'\]",
+    ),
     "unknown-site": (
         then(lambda: numpyro.deterministic("rate", 1.0)),
         {"Rate": ZERO},
@@ -202,7 +243,7 @@ def test_the_remedy_for_a_discrete_or_conditioned_site_works(z, rng_key):
         z = numpyro.sample("z", dist.Poisson(3.0))
         numpyro.deterministic("x", rate + z)
 
-    held = handlers.block(handlers.substitute(model, data={"z": z}), hide=["z"])
+    held = handlers.substitute(model, data={"z": z})
     program = read(rng_key, held, {"x": ZERO}, (), {})
     assert list(program.latents) == ["rate"]
     run = simulate(rng_key, program.model, {"rate": 0.5}, program.constraints, (), {})

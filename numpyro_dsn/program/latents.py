@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import Array
 
-from numpyro_dsn.program import Program
+from numpyro_dsn.program.program import Program
 
 
 def require_latents(

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpyro
 from jax import Array
 from numpyro import handlers
-from numpyro.infer.initialization import init_to_uniform
 from numpyro.primitives import Messenger
 
 from numpyro_dsn.primitives import is_simulator
-from numpyro_dsn.program import Behavior, Model, simulate, with_behavior
+from numpyro_dsn.program.program import Behavior, Model
+from numpyro_dsn.program.simulation import simulate
+from numpyro_dsn.program.statements import with_behavior
+from numpyro_dsn.program.tracing import latent_sites, trace_model
 
 TILT = "tilt"
 """Name of the factor."""
@@ -60,10 +62,15 @@ def exponential_family(
 
     def tilted(*args: Any, **kwargs: Any) -> None:
         # This pass draws the latents; its simulation is not used and costs nothing once compiled.
-        with handlers.trace() as sites, handlers.block(hide_fn=_is_simulation), _FixedKey():
-            combined(*args, **kwargs)
         # By name: a reparametrization makes a latent site deterministic and adds sites of its own.
-        latents = {name: sites[name]["value"] for name in _latent_names(combined, args, kwargs)}
+        names, held = _latent_and_held(combined, args, kwargs)
+
+        def is_hidden(site: dict) -> bool:
+            return _is_simulation(site) or site.get("name") in held
+
+        with handlers.trace() as sites, handlers.block(hide_fn=is_hidden), _FixedKey():
+            combined(*args, **kwargs)
+        latents = {name: sites[name]["value"] for name in names}
 
         def statistics(key: Array) -> Array:
             return simulate(key, combined, latents, constraints, args, kwargs).statistics
@@ -85,22 +92,17 @@ class _FixedKey(Messenger):
             message["value"] = jax.random.key(0)
 
 
-def _latent_names(model: Model, args: tuple, kwargs: dict) -> list[str]:
-    """Return the names of a model's latent sites; nothing is computed."""
-    names: list[str] = []
-
-    def run(rng_key: Array) -> None:
-        started = handlers.substitute(handlers.seed(model, rng_key), substitute_fn=init_to_uniform)
-        trace = handlers.trace(started).get_trace(*args, **kwargs)
-        names.extend(name for name, site in trace.items() if _is_latent(site))
-
+def _latent_and_held(model: Model, args: tuple, kwargs: dict) -> tuple[list[str], set[str]]:
+    """Return the names of a model's latent sites and of those that are held; nothing is run."""
     with handlers.block():
-        jax.eval_shape(run, jax.random.key(0))
-    return names
-
-
-def _is_latent(site: dict) -> bool:
-    return site["type"] == "sample" and not site["is_observed"] and not is_simulator(site)
+        tracing = trace_model(jax.random.key(0), model, args, kwargs)
+    latents = list(latent_sites(tracing))
+    drawn = {
+        name
+        for name, site in tracing.sites.items()
+        if site["type"] == "sample" and not site["is_observed"]
+    }
+    return latents, drawn - set(latents)
 
 
 def _is_simulation(site: dict) -> bool:
