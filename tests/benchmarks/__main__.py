@@ -67,7 +67,7 @@ def main() -> None:
             baseline = arguments.baseline and arguments.baseline.absolute()
             run_cases(chosen(arguments.only), store, baseline, arguments.minutes)
     finally:
-        arguments.page.write_text(page(store.cases), encoding="utf-8")
+        arguments.page.write_text(page(store.cases, store.runs), encoding="utf-8")
         print(f"wrote {arguments.page}")
 
 

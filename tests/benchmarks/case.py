@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import sys
+import traceback
 import warnings
 
 
@@ -28,4 +29,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Exception as error:
+        traceback.print_exc()
+        # The last line goes into the table.
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}", flush=True)
+        sys.exit(1)

@@ -161,6 +161,27 @@ def sheet(step: float) -> dict[str, Any]:
         return answer(prior, *collect(prior, lambda z: simulate_sheet(z, step)))
 
 
+# Ganglion ----------------------------------------------------------------------------------------
+
+
+def hub(size: int = 500) -> dict[str, Any]:
+    """The hub's frequency without noise, from a grid of circuits in place of draws."""
+    import jax
+
+    from models.stg_circuit import NEURONS, frequency, simulate
+
+    low, high = np.array([4.0, 0.01]), np.array([8.0, 4.0])
+    cells = (np.arange(size) + 0.5) / size
+    grid = low + (high - low) * np.stack(np.meshgrid(cells, cells), -1).reshape(-1, 2)
+    one = NEURONS.index("hub")
+    run = jax.jit(lambda g: jax.lax.map(lambda g: frequency(simulate(g))[one], g, batch_size=2000))
+    found = np.asarray(run(grid.astype(np.float32)), float)
+    kept = Kept(grid, np.stack(deviations(found, 0.55, 0.025), -1), found)
+    # As if it were the unit square; the volume of the box is added.
+    solved = answer(Prior(0.0, 1.0, 2, size**2), kept, 0.0)
+    return solved | {"entropy": solved["entropy"] + float(np.log(high - low).sum())}
+
+
 # V1 ----------------------------------------------------------------------------------------------
 
 RUN_AWAY = 1000.0
@@ -224,6 +245,7 @@ ORACLES: dict[str, Callable[[], dict[str, Any]]] = {
     "lds-published": partial(lds, "published"),
     "sheet-smooth": partial(sheet, 0.0),
     "sheet-rounded": partial(sheet, 0.01),
+    "hub": hub,
     "v1s": partial(v1, 2),
     "v1v": partial(v1, 3),
 }

@@ -23,9 +23,9 @@ HEAD = ("| problem | seed | required | came out | s | |", "|---|---|---|---|---|
 MARKS = {True: "met", False: "**missed**", None: ""}
 
 
-def page(cases: dict[str, Any]) -> str:
-    """Return the page for all cases of the JSON file."""
-    lines = [INTRODUCTION, *_overview(cases)]
+def page(cases: dict[str, Any], runs: dict[str, Any]) -> str:
+    """Return the page for all cases of the JSON file, and the minutes of the runs."""
+    lines = [INTRODUCTION, *_overview(cases, runs)]
     for topic, title in TITLES.items():
         found = _of_topic(cases, topic)
         if not found:
@@ -42,10 +42,15 @@ def _of_topic(cases: dict[str, Any], topic: str) -> dict[str, Any]:
     return {name: cases[f"{topic}/{name}"] for name in names if f"{topic}/{name}" in cases}
 
 
-def _overview(cases: dict[str, Any]) -> Iterator[str]:
+def _overview(cases: dict[str, Any], runs: dict[str, Any]) -> Iterator[str]:
     rows = [row for t in TITLES for e in _of_topic(cases, t).values() for row in e["rows"]]
     judged = [row["passed"] for row in rows if row["passed"] is not None]
     yield f"{sum(judged)} of {len(judged)} rows with a requirement meet it."
+    used = {entry["began"] for entry in cases.values()} & set(runs)
+    times = [
+        f"{runs[began]['minutes']:.0f} minutes for {runs[began]['cases']} cases" for began in used
+    ]
+    yield f"The runs behind this page took {', '.join(sorted(times))}."
 
 
 def _stamps(found: dict[str, Any]) -> Iterator[str]:
@@ -82,13 +87,32 @@ def _name(text: str) -> str:
 def _derived(topic: str, found: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield medians and ratios to the older commit, of cases that ran side by side."""
     if topic == "readme" and "cold" in found:
-        yield from _ratio("empty cache", found, ["cold"], "baseline", 5)
+        yield from _ratio("cold process, ratio", found, ["cold"], "baseline", 5)
     if topic == "lds":
         for target in ("paper", "published"):
+            yield from _seeds(f"{target} targets, all seeds", found.get(f"seeds-{target}"))
             names = [n for n in found if n.startswith(f"cold-{target}")]
             if names:
-                label = f"{target} targets, cold, median"
+                label = f"{target} targets, cold, median and ratio"
                 yield from _ratio(label, found, names, f"baseline-{target}", 4)
+
+
+def _seeds(label: str, entry: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """Yield the worst of many seeds and their median time."""
+    rows = [row for row in entry["rows"] if "a12 > 0" in row["numbers"]] if entry else []
+    if not rows:
+        return
+    numbers = {name: [row["numbers"][name] for row in rows] for name in rows[0]["numbers"]}
+    low, high = (bound(numbers["entropy"]) for bound in (min, max))
+    results = [
+        f"{sum(row['passed'] for row in rows)} of {len(rows)} met",
+        f"entropy {low:.3f}–{high:.3f}",
+        f"violation at most {max(numbers['violation']):.4f}",
+        f"a12 > 0 {min(numbers['a12 > 0']):.3f}–{max(numbers['a12 > 0']):.3f}",
+    ]
+    seconds = statistics.median(row["seconds"] for row in rows)
+    yield {"problem": f"{label}, median s", "seed": None, "seconds": seconds, "passed": None,
+           "required": [], "results": results}  # fmt: skip
 
 
 def _ratio(

@@ -57,6 +57,7 @@ TITLES = {
 """Topics in the order of the page."""
 
 ORACLES = {
+    "hub": ["hub"],
     "lds": ["lds-paper", "lds-published"],
     "sheet": ["sheet-smooth", "sheet-rounded"],
     "v1": ["v1s", "v1v"],
@@ -85,7 +86,7 @@ def _lds() -> Iterator[Case]:
             yield Case("lds", f"cold-{target}-{seed}", "lds:cold", (target, seed))
     # One cold fit of 33a8834 for each target: its times hardly differ between seeds.
     for target in TARGETS:
-        arguments = target, 0
+        arguments = target, 0, "33a8834,"
         name = f"baseline-{target}"
         yield Case("lds", name, "lds:cold", arguments, 600, package="baseline")
     for target in TARGETS:

@@ -1,5 +1,6 @@
 """Run cases in fresh processes, and keep every result as soon as it is there."""
 
+import datetime
 import json
 import os
 import queue
@@ -33,16 +34,22 @@ class Store:
 
     def __init__(self, file: Path, stamp: dict[str, Any]) -> None:
         self.file, self.stamp, self._lock = file, stamp, threading.Lock()
-        self.cases: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        self.cases: dict[str, Any] = known.get("cases", {})
+        self.runs: dict[str, Any] = known.get("runs", {})
 
     def put(self, case: Case, rows: list[dict[str, Any]], seconds: float) -> None:
         """Replace the rows of a case, and write the file at once."""
         with self._lock:
             entry = {"rows": rows, "process_seconds": seconds, **self.stamp}
             self.cases[f"{case.topic}/{case.name}"] = entry
+            began = datetime.datetime.fromisoformat(self.stamp["began"])
+            minutes = (datetime.datetime.now() - began).total_seconds() / 60
+            cases = self.runs.get(self.stamp["began"], {}).get("cases", 0) + 1
+            self.runs[self.stamp["began"]] = {"minutes": minutes, "cases": cases}
             self.file.parent.mkdir(parents=True, exist_ok=True)
             fresh = self.file.with_suffix(".new")
-            fresh.write_text(json.dumps(self.cases, indent=1))
+            fresh.write_text(json.dumps({"cases": self.cases, "runs": self.runs}, indent=1))
             fresh.replace(self.file)
 
 
@@ -133,7 +140,13 @@ def in_pairs(tasks: list[Any]) -> None:
             cores.put(core)
 
     with ThreadPoolExecutor(cores.qsize()) as pool:
-        list(pool.map(work, tasks))
+        futures = [pool.submit(work, task) for task in tasks]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def run_oracles(cases: list[Case]) -> None:

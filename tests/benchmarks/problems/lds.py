@@ -34,7 +34,7 @@ def seeds(target: str, number: int) -> Iterator[Row]:
         yield check(f"{target} targets", target, seed, *fit(dsn, seed))
 
 
-def cold(target: str, seed: int) -> Iterator[Row]:
+def cold(target: str, seed: int, commit: str = "") -> Iterator[Row]:
     """One seed in a process of its own, up to the printed summary; the process's seconds."""
     from tests.benchmarks.fits import fit
 
@@ -42,5 +42,5 @@ def cold(target: str, seed: int) -> Iterator[Row]:
     result, seconds = fit(DSN(circuit, TARGETS[target]), seed)
     result.print_summary()
     print(f"{time.perf_counter() - began:.1f} s", flush=True)
-    row = Row(f"{target} targets, cold process", seed)
+    row = Row(f"{commit} {target} targets, cold process".strip(), seed)
     yield row.note("entropy", result.entropy).note("fit", seconds, ".1f")

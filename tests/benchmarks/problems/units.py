@@ -25,7 +25,7 @@ UNITS = {
 def circuit(latent: float, unit: float) -> None:
     current = numpyro.sample("current", dist.Uniform(0.0, 5.0 * latent))
     gain = numpyro.sample("gain", dist.Uniform(0.5, 1.5))
-    value = gain * (current / latent) * unit
+    value = gain * current * (unit / latent)
     behavior("output", value, Moments(mean=MEAN * unit, std=STD * unit))
 
 
