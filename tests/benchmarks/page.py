@@ -1,6 +1,7 @@
 """The page of the documentation, from what the JSON file holds."""
 
 import statistics
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,12 +55,15 @@ def _overview(cases: dict[str, Any], runs: dict[str, Any]) -> Iterator[str]:
 
 
 def _stamps(found: dict[str, Any]) -> Iterator[str]:
-    """Say once for every run on which commit and machine the rows were made."""
-    stamps = {entry["began"]: entry for entry in found.values()}
-    for began in sorted(stamps):
-        entry = stamps[began]
-        yield f"Commit {entry['commit']}, {entry['date']}; {entry['machine']};"
-        yield f"{entry['versions']}."
+    """Say which commit and machine the rows are of; with names where there are several."""
+    stamps: dict[str, list[str]] = {}
+    for name, entry in found.items():
+        text = (
+            f"Commit {entry['commit']}, {entry['date']}; {entry['machine']};\n{entry['versions']}"
+        )
+        stamps.setdefault(text, []).append(name)
+    for text, names in stamps.items():
+        yield text + (f":\n{textwrap.fill(', '.join(names), 100)}.\n" if len(stamps) > 1 else ".")
 
 
 def _line(row: dict[str, Any]) -> str:
