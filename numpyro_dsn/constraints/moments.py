@@ -58,7 +58,7 @@ class Moments(Constraint):
     def units(self) -> Array:
         """Return the standard deviation and its square; NaN without one."""
         if self.std is None:
-            return np.full(np.size(self.mean), np.nan, jnp.result_type(float))
+            return np.full(self.bounds()[0].shape, np.nan, jnp.result_type(float))
         std = as_floats(self.std).ravel()
         return join(std, std**2)
 

@@ -51,7 +51,8 @@ def unconstrain(program: Program, latents: dict[str, Array]) -> tuple[Array, Arr
         for name, support in program.supports.items()
     }
     flat = jnp.concatenate([jnp.ravel(value) for value in unpacked.values()])
-    return flat, _log_det(program, unpacked, latents)
+    values = {name: jnp.asarray(latents[name], float) for name in unpacked}
+    return flat, _log_det(program, unpacked, values)
 
 
 def is_uniform(program: Program) -> np.ndarray:

@@ -112,10 +112,10 @@ def _numbers(
     params = {n: site["value"] for n, site in tracing.sites.items() if site["type"] == "param"}
     # A prior that depends on other sites is no number, and may have a simulator in it.
     priors = {name: constant(tracing, site["fn"]) for name, site in latents.items()}
-    known = compute(tracing, (supports, stated, params, priors), rng_key)
+    known = compute(tracing, [supports, stated, params, priors], rng_key)
     if varies(tracing, (supports, stated)):
         other_key = jax.random.fold_in(rng_key, 1)
-        again = compute(tracing, (supports, stated), other_key)
+        again = compute(tracing, [supports, stated], other_key)
         refusals.require_static_supports(known[0], again[0])
         refusals.require_fixed_targets(known[1], again[1])
     supports, stated, params, priors = known
@@ -144,7 +144,8 @@ def _inside(
             values[name] = transform(jnp.asarray(free, float))
         return values
 
-    return jax.device_get(jax.jit(transform)())
+    values = jax.device_get(jax.jit(transform)())
+    return {name: values[name] for name in supports}  # JAX sorts them
 
 
 def _prototypes(sites: dict[str, dict]) -> dict[str, dict]:

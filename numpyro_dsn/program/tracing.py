@@ -152,15 +152,15 @@ def constant(tracing: Tracing, tree: Any) -> Any:
     return jax.tree.map(blank, tree) if tracers(tree) else tree
 
 
-def compute(tracing: Tracing, tree: Any, rng_key: Array) -> Any:
-    """Return parts of messages with numbers in place of tracers.
+def compute(tracing: Tracing, parts: list[dict[str, Any]], rng_key: Array) -> list[dict[str, Any]]:
+    """Return parts of messages, each by name, with numbers in place of tracers.
 
     One small program is compiled, and none if there are no tracers: what these numbers do not
     depend on, such as the simulator, is no part of it.
     """
-    chosen = sorted({tracing.positions[id(leaf)] for leaf in tracers(tree)})
+    chosen = sorted({tracing.positions[id(leaf)] for leaf in tracers(parts)})
     if not chosen:
-        return tree
+        return parts
     reduced, used = _reduce(tracing, chosen)
     program = jax.jit(jaxpr_as_fun(ClosedJaxpr(reduced, tracing.jaxpr.consts)))
     inputs = itertools.compress([rng_key, *tracing.arrays], used)
@@ -169,7 +169,8 @@ def compute(tracing: Tracing, tree: Any, rng_key: Array) -> Any:
     def fill(leaf: Any) -> Any:
         return numbers[tracing.positions[id(leaf)]] if isinstance(leaf, Tracer) else leaf
 
-    return jax.tree.map(fill, tree)
+    # Name by name: JAX would sort them.
+    return [{name: jax.tree.map(fill, tree) for name, tree in part.items()} for part in parts]
 
 
 def tracers(tree: Any) -> list[Tracer]:

@@ -113,6 +113,37 @@ def test_statistics_bounds_and_labels_have_one_length(case):
     assert [bound.shape for bound in constraint.bounds()] == [(size,), (size,)]
 
 
+UNITS = {
+    "moments-scalar": [np.nan],
+    "moments-scalar-std": [0.5, 0.25],
+    "moments-vector": [np.nan, np.nan],
+    "moments-vector-std": [0.1, 3.0, 0.01, 9.0],
+    "moments-matrix": [np.nan] * 6,
+    "moments-matrix-std": [2.0] * 6 + [4.0] * 6,
+    "covariance": [2.0, 3.0, 4.0, 6.0, 9.0],
+    "at-least-scalar": [np.nan],
+    "at-least-matrix": [np.nan] * 6,
+    "at-most-vector": [np.nan, np.nan],
+    "between-vector": [np.nan, np.nan],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_units_are_the_spreads_that_were_asked_for(name):
+    assert_allclose(CASES[name][0].units(), UNITS[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_units_and_bounds_of_traced_targets_are_the_same(name):
+    def both(constraint):
+        return *constraint.bounds(), constraint.units()
+
+    constraint = CASES[name][0]
+    for traced, known in zip(jax.jit(both)(constraint), both(constraint), strict=True):
+        assert isinstance(known, np.ndarray)
+        assert_allclose(traced, known, rtol=1e-6)
+
+
 def test_valid_targets_are_accepted(case):
     constraint, value, *_ = case
     require_constraint("f", constraint, value)

@@ -7,6 +7,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from closed_forms import CLOSED_FORMS
+from numpyro import handlers
 from numpyro.infer import MCMC, NUTS, SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoDiagonalNormal
 from numpyro.infer.reparam import NeuTraReparam
@@ -84,3 +85,17 @@ def test_neutra_reparametrizes_it(rng_key):
     plain, _ = log_density(tilted, (), {}, {"z": z})
     jacobian = jax.jacfwd(lambda u: neutra.transform_sample(u)["z"])(shared)
     assert abs(value - plain - jnp.linalg.slogdet(jacobian)[1]) < 1e-3
+
+
+def two_normals():
+    z, u = numpyro.sample("z", dist.Normal()), numpyro.sample("u", dist.Normal())
+    behavior("x", z + u, Moments(1.0))
+
+
+@pytest.mark.parametrize("hold", [handlers.substitute, handlers.do])
+def test_a_held_site_is_no_latent_of_it(hold):
+    tilted = exponential_family(hold(two_normals, {"u": 2.0}), None, jnp.array([0.5]))
+    # As NUTS does, which would give every sample site that it sees a value of its own.
+    value, trace = log_density(tilted, (), {}, {"z": 0.3, "u": -7.0})
+    assert {name for name, site in trace.items() if site["type"] == "sample"} == {"z", "tilt"}
+    assert abs(value - (dist.Normal().log_prob(0.3) + 0.5 * 2.3)) < 1e-5
