@@ -10,6 +10,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+Vector = Any
+"""Numbers of NumPy, so that reading a constraint runs nothing; of JAX where it is traced."""
+
 
 class Constraint(ABC):
     r"""A statement :math:`l \le E[T(f)] \le u` about the mean of functions of a statistic f.
@@ -24,11 +27,11 @@ class Constraint(ABC):
         """Return T, shape ``(num_constraints,)``, of one value of the statistic."""
 
     @abstractmethod
-    def bounds(self) -> tuple[Array, Array]:
+    def bounds(self) -> tuple[Vector, Vector]:
         """Return the lower and the upper bound of E[T], each of shape ``(num_constraints,)``."""
 
     @abstractmethod
-    def units(self) -> Array:
+    def units(self) -> Vector:
         """Return the unit of each entry of T, shape ``(num_constraints,)``.
 
         It is what a violation of that entry is large or small against, from the spread that was

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from numpyro_dsn.constraints.constraint import (
     Constraint,
+    Vector,
     as_floats,
     element_labels,
     join,
@@ -42,13 +43,13 @@ class Covariance(Constraint):
         rows, columns = np.triu_indices(value.shape[-1])
         return jnp.concatenate([value, deviation[rows] * deviation[columns]])
 
-    def bounds(self) -> tuple[Array, Array]:
+    def bounds(self) -> tuple[Vector, Vector]:
         """Return the target twice: all entries are equalities."""
         cov = as_floats(self.cov)
         target = join(as_floats(self.mean), cov[np.triu_indices(cov.shape[-1])])
         return target, target
 
-    def units(self) -> Array:
+    def units(self) -> Vector:
         """Return each standard deviation, and the product of two of them for each pair."""
         cov = as_floats(self.cov)
         std = cov[np.diag_indices(cov.shape[-1])] ** 0.5

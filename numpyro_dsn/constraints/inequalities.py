@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from numpyro_dsn.constraints.constraint import (
     Constraint,
+    Vector,
     as_floats,
     element_labels,
     require_finite,
@@ -24,7 +25,7 @@ class _Inequality(Constraint):
         """Return f, raveled."""
         return jnp.ravel(value)
 
-    def units(self) -> Array:
+    def units(self) -> Vector:
         """Return NaN: a bound says nothing of a spread."""
         return np.full(self.bounds()[0].shape, np.nan, jnp.result_type(float))
 
@@ -57,7 +58,7 @@ class AtLeast(_OneSided):
 
     bound: ArrayLike
 
-    def bounds(self) -> tuple[Array, Array]:
+    def bounds(self) -> tuple[Vector, Vector]:
         """Return the bound and infinity."""
         lower = as_floats(self.bound).ravel()
         return lower, np.full(lower.shape, np.inf, lower.dtype)
@@ -76,7 +77,7 @@ class AtMost(_OneSided):
 
     bound: ArrayLike
 
-    def bounds(self) -> tuple[Array, Array]:
+    def bounds(self) -> tuple[Vector, Vector]:
         """Return minus infinity and the bound."""
         upper = as_floats(self.bound).ravel()
         return np.full(upper.shape, -np.inf, upper.dtype), upper
@@ -96,7 +97,7 @@ class Between(_Inequality):
     low: ArrayLike
     high: ArrayLike
 
-    def bounds(self) -> tuple[Array, Array]:
+    def bounds(self) -> tuple[Vector, Vector]:
         """Return both ends."""
         lower = as_floats(self.low).ravel()
         return lower, as_floats(self.high).ravel()

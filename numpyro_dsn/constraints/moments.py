@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from numpyro_dsn.constraints.constraint import (
     Constraint,
+    Vector,
     as_floats,
     element_labels,
     join,
@@ -48,14 +49,14 @@ class Moments(Constraint):
             return value
         return jnp.concatenate([value, (value - jnp.ravel(jnp.asarray(self.mean))) ** 2])
 
-    def bounds(self) -> tuple[Array, Array]:
+    def bounds(self) -> tuple[Vector, Vector]:
         """Return the target twice: both moments are equalities."""
         target = as_floats(self.mean).ravel()
         if self.std is not None:
             target = join(target, as_floats(self.std).ravel() ** 2)
         return target, target
 
-    def units(self) -> Array:
+    def units(self) -> Vector:
         """Return the standard deviation and its square; NaN without one."""
         if self.std is None:
             return np.full(self.bounds()[0].shape, np.nan, jnp.result_type(float))

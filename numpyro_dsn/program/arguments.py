@@ -1,5 +1,6 @@
 """A model's arguments in two parts: arrays, which may change, and what decides on compilation."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -42,7 +43,7 @@ def split(args: tuple, kwargs: dict[str, Any]) -> tuple[list[Array | np.ndarray]
     return arrays, Static(treedef, rest)
 
 
-def join(arrays: list[Array | np.ndarray], static: Static) -> tuple[tuple, dict[str, Any]]:
+def join(arrays: Sequence[Array | np.ndarray], static: Static) -> tuple[tuple, dict[str, Any]]:
     """Put arguments together again, which :func:`split` has split.
 
     Parameters

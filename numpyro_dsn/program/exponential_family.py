@@ -11,10 +11,11 @@ from numpyro import handlers
 from numpyro.primitives import Messenger
 
 from numpyro_dsn.primitives import is_simulator
+from numpyro_dsn.program.evaluation import latent_sites
 from numpyro_dsn.program.program import Behavior, Model
 from numpyro_dsn.program.simulation import simulate
 from numpyro_dsn.program.statements import with_behavior
-from numpyro_dsn.program.tracing import latent_sites, trace_model
+from numpyro_dsn.program.tracing import trace_model
 
 TILT = "tilt"
 """Name of the factor."""

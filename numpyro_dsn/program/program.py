@@ -8,6 +8,7 @@ from numpyro.distributions import biject_to
 from numpyro.distributions.constraints import Constraint as Support
 
 from numpyro_dsn.constraints import Constraint
+from numpyro_dsn.constraints.constraint import Vector
 
 Model = Callable[..., Any]
 Behavior = Callable[[dict[str, Any]], None] | Mapping[str, Constraint]
@@ -23,7 +24,7 @@ class Program(NamedTuple):
     constraints
         What is asked, by site name; targets are numbers.
     lower, upper
-        Bounds on E[T], each of shape ``(num_constraints,)``; equal for equalities.
+        Bounds on E[T], NumPy's, each of shape ``(num_constraints,)``; equal for equalities.
     units
         Unit of each entry of T, shape ``(num_constraints,)``; NaN where no spread was asked.
     labels
@@ -47,9 +48,9 @@ class Program(NamedTuple):
     model: Model
     guide_model: Model
     constraints: dict[str, Constraint]
-    lower: np.ndarray
-    upper: np.ndarray
-    units: np.ndarray
+    lower: Vector
+    upper: Vector
+    units: Vector
     labels: list[str]
     latents: dict[str, dict]
     supports: dict[str, Support]

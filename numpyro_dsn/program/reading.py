@@ -15,6 +15,7 @@ from numpyro_dsn.constraints import Constraint
 from numpyro_dsn.constraints.constraint import require_constraint
 from numpyro_dsn.primitives import is_simulator, stated_behaviors
 from numpyro_dsn.program import refusals
+from numpyro_dsn.program.evaluation import compute, constant, latent_sites, varies
 from numpyro_dsn.program.program import Behavior, Model, Program
 from numpyro_dsn.program.statements import (
     is_replaced,
@@ -22,14 +23,7 @@ from numpyro_dsn.program.statements import (
     stated_units,
     with_behavior,
 )
-from numpyro_dsn.program.tracing import (
-    Tracing,
-    compute,
-    constant,
-    latent_sites,
-    trace_model,
-    varies,
-)
+from numpyro_dsn.program.tracing import Tracing, trace_model
 from numpyro_dsn.status import warn
 
 
@@ -76,14 +70,14 @@ def read(
     hidden = [name for name, site in tracing.sites.items() if is_replaced(site)]
     held = handlers.substitute(combined, data=params)
     circuit = handlers.block(held, hide=[*params, *hidden])
-    lower, upper = stated_bounds(constraints)
+    lower, upper = map(np.asarray, stated_bounds(constraints))
     return Program(
         model=circuit,
         guide_model=handlers.block(circuit, hide_fn=lambda site: _is_no_latent(site, latents)),
         constraints=constraints,
         lower=lower,
         upper=upper,
-        units=stated_units(constraints),
+        units=np.asarray(stated_units(constraints)),
         labels=[label for name in constraints for label in constraints[name].labels(name)],
         latents=latents,
         supports=supports,

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jax import Array
 from numpyro import handlers
 from numpyro.primitives import Messenger
 
 from numpyro_dsn.constraints import Constraint
-from numpyro_dsn.constraints.constraint import join
+from numpyro_dsn.constraints.constraint import Vector, join
 from numpyro_dsn.primitives import is_behavior
 from numpyro_dsn.program.program import Behavior, Model
 
@@ -102,12 +101,12 @@ def is_replaced(site: dict) -> bool:
     return "_intervener_id" in site
 
 
-def stated_bounds(constraints: Mapping[str, Constraint]) -> tuple[Array, Array]:
+def stated_bounds(constraints: Mapping[str, Constraint]) -> tuple[Vector, Vector]:
     """Return lower and upper bounds of E[T], each of shape ``(num_constraints,)``."""
     lower, upper = zip(*(constraint.bounds() for constraint in constraints.values()), strict=True)
     return join(*lower), join(*upper)
 
 
-def stated_units(constraints: Mapping[str, Constraint]) -> Array:
+def stated_units(constraints: Mapping[str, Constraint]) -> Vector:
     """Return the unit of each entry of T, NaN where no spread was asked; of shape as the bounds."""
     return join(*(constraint.units() for constraint in constraints.values()))

@@ -355,7 +355,7 @@ def test_nothing_of_the_simulator_is_compiled(rng_key, monkeypatch):
         compiled.append(function)
         return jit(function, *args, **kwargs)
 
-    monkeypatch.setattr("numpyro_dsn.program.tracing.jax.jit", counting)
+    monkeypatch.setattr("numpyro_dsn.program.evaluation.jax.jit", counting)
     read(rng_key, noise_in_scan, {"x": Moments(0.0)}, (), {})
     assert len(compiled) == 1  # positions inside the supports
 
