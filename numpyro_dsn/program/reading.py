@@ -151,6 +151,8 @@ def _prototypes(sites: dict[str, dict]) -> dict[str, dict]:
             continue
         prototypes[name] = {part: site[part] for part in kept if part in site}
         prototypes[name]["value"] = jax.tree.map(_shape_of, site["value"])
+        if site["type"] == "sample":
+            prototypes[name]["fn"] = jax.tree.map(_shape_of, site["fn"])  # for its event shape
         if site["type"] == "plate":
             prototypes[name]["args"] = site["args"]
     return prototypes

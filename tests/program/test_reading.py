@@ -365,6 +365,8 @@ def test_prototypes_hold_numbers_where_they_can_and_shapes_elsewhere(rng_key):
         z = numpyro.sample("z", dist.Uniform(-jnp.ones(2), jnp.ones(2)).to_event(1))
         numpyro.sample("w", dist.Normal(z.sum(), jnp.asarray(2.0)), infer={"units": "mV"})
         numpyro.deterministic("x", 2 * z)
+        with simulator():
+            numpyro.sample("noise", dist.Normal(z, 1.0).to_event(1))
 
     def stated(sites):
         behavior("x", sites["x"], Moments(jnp.asarray([1, 2]) / 2, std=jnp.full(2, 0.1)))
@@ -375,6 +377,8 @@ def test_prototypes_hold_numbers_where_they_can_and_shapes_elsewhere(rng_key):
     assert not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
     assert program.sites["x"]["value"] == jax.ShapeDtypeStruct((2,), jnp.result_type(float))
     assert program.sites["w"]["infer"]["units"] == "mV"
+    assert program.sites["noise"]["fn"].event_shape == (2,)
+    assert not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(program.sites))
     for bound in (program.lower, program.upper, program.units):
         assert isinstance(bound, np.ndarray)
         assert bound.dtype == jnp.result_type(float)
