@@ -4,12 +4,10 @@ from numpyro_dsn import baselines, sensitivity
 from numpyro_dsn.certificate import Certificate
 from numpyro_dsn.comparison import Comparison, compare
 from numpyro_dsn.dsn import DSN, DSNState
-from numpyro_dsn.multipliers import DualNewton, PenaltyMethod
-from numpyro_dsn.objective import MaxEntropyELBO
 from numpyro_dsn.primitives import behavior, simulator
 from numpyro_dsn.program.exponential_family import exponential_family
 from numpyro_dsn.result import DSNResult
-from numpyro_dsn.soap import SOAP
+from numpyro_dsn.solver import SOAP, DualNewton, MaxEntropyELBO, PenaltyMethod
 from numpyro_dsn.status import DSNWarning, Status
 from numpyro_dsn.version import __version__
 

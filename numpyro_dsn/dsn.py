@@ -2,8 +2,6 @@
 
 import os
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,49 +9,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpyro import handlers
 from numpyro.infer.autoguide import AutoContinuous
-from numpyro.infer.util import transform_fn
 from tqdm.auto import trange
 
-from numpyro_dsn.certificate import infeasible
-from numpyro_dsn.default_guide import default_guide
-from numpyro_dsn.epoch import ChainState, Params, penalty_epoch, start_chain
+from numpyro_dsn.build import build_problem
+from numpyro_dsn.certificate import infeasible, progress_text
 from numpyro_dsn.fit import Fit
-from numpyro_dsn.flow import build_flow, prior_sampler, require_density, set_up_guide
-from numpyro_dsn.gradients import should_follow_gradients
-from numpyro_dsn.guides import unconstrained_posterior
-from numpyro_dsn.history import History, extend_history, start_history
-from numpyro_dsn.multipliers import DualNewton, NewtonState, PenaltyMethod
-from numpyro_dsn.newton import SMALLEST, newton_epoch, start_newton
-from numpyro_dsn.objective import Particles, draw_particles
-from numpyro_dsn.optim import as_numpyro_optim
 from numpyro_dsn.inference_data import load_arrays
-from numpyro_dsn.pool import component_of
 from numpyro_dsn.program import Behavior, Model, read
-from numpyro_dsn.result import DSNResult
+from numpyro_dsn.result import DSNResult, held_params
+from numpyro_dsn.solver import DualNewton, PenaltyMethod
+from numpyro_dsn.solver.history import History, empty_epoch, extend_history, start_history
+from numpyro_dsn.solver.optim import as_numpyro_optim
 from numpyro_dsn.status import Status, warn
-from numpyro_dsn.summary import progress_text
-from numpyro_dsn.trees import same, strong
 
-NUM_DRAWS, NUM_NOISY, NUM_VALUES = 32_000, 8000, 8_000_000
-"""Draws of an epoch, by default; fewer of a stochastic simulator, which runs each several times,
-and of so many latents that they would have more values than the last number."""
-
-NUM_REPLICATES = 16
-"""Simulations of each draw behind a certificate of the penalty method, if there is noise."""
+MAX_NONFINITE = 0.97
+"""Fraction of draws that may fail; of fewer that run, too few are left to fit anything to."""
 
 
 class DSNState(NamedTuple):
     """Everything needed to continue a run.
 
     chains
-        State of every fit; arrays have a leading axis ``num_chains``.
+        State of every fit.
     history
         What was recorded so far.
     """
 
-    chains: ChainState
+    chains: tuple[Any, ...]
     history: History
 
 
@@ -72,20 +55,20 @@ class DSN:
         A callable of ``{site: value}`` that makes ``behavior`` statements, or a dict
         ``{site: constraint}``; ``None`` if the model itself states its behavior.
     guide
-        A continuous AutoGuide; :class:`~numpyro_dsn.guides.AutoRealNVP` by default, with a
-        mixture base, and one that rejects draws, for up to 8 latents under ``DualNewton``.
+        A continuous AutoGuide. By default the flow of
+        :class:`~numpyro_dsn.guides.AutoNeuralSpline`; under ``PenaltyMethod``, and for many
+        latents of a circuit with gradients, that of :class:`~numpyro_dsn.guides.AutoRealNVP`.
     optim
-        A NumPyro or optax optimizer; by default ``SOAP(5e-3)`` for ``DualNewton``, which shrinks
-        its steps, and ``Adam(1e-3)`` for ``PenaltyMethod``.
-    multipliers
-        How the dual variables move: ``DualNewton()``, or ``PenaltyMethod()`` as published.
+        A NumPyro or optax optimizer; by default the method's own.
+    method
+        ``DualNewton()``, or ``PenaltyMethod()`` as published.
     num_particles
         Number of draws in a step. The penalty method simulates each once, and so does
         ``DualNewton`` where it follows gradients, of more than 8 latents.
     num_steps
-        Number of optimizer steps in an epoch.
+        Number of optimizer steps in an epoch; ``DualNewton`` may take fewer.
     num_chains
-        Number of independent fits, run together.
+        Number of independent fits, one after the other.
 
     Raises
     ------
@@ -94,7 +77,7 @@ class DSN:
 
     References
     ----------
-    The draft's eq. 1 and appendix A.1.
+    Bittner et al. (2021), *eLife* 10:e56265, eq. 1 and methods.
     """
 
     def __init__(
@@ -103,7 +86,7 @@ class DSN:
         behavior: Behavior | None = None,
         guide: AutoContinuous | None = None,
         optim: Any = None,
-        multipliers: PenaltyMethod | DualNewton = DualNewton(),  # noqa: B008 - immutable
+        method: PenaltyMethod | DualNewton = DualNewton(),  # noqa: B008 - immutable
         *,
         num_particles: int = 500,
         num_steps: int = 1000,
@@ -119,15 +102,15 @@ class DSN:
         self.model = model
         self.behavior = behavior
         self.guide = guide
-        self.optim = as_numpyro_optim(optim, multipliers)
-        self.multipliers = multipliers
+        self.optim = None if optim is None else as_numpyro_optim(optim)
+        self.method = method
         self.num_particles = num_particles
         self.num_steps = num_steps
         self.num_chains = num_chains
         self._arguments: tuple[tuple, dict] | None = None
 
     def init(self, rng_key: Array, *args: Any, **kwargs: Any) -> DSNState:
-        """Read the model, set up the guide and measure the start.
+        """Read the model, set up the flow and measure the start.
 
         Parameters
         ----------
@@ -146,18 +129,20 @@ class DSN:
             If the model or the behavior cannot be meant; the message names the site.
         """
         self._set_up(args, kwargs)
-        began = time.perf_counter()
-        chains, start = jax.block_until_ready(
-            self._start(jax.random.split(rng_key, self.num_chains))
-        )
+        began, problem = time.perf_counter(), self._fit.problem
+        keys = jax.random.split(rng_key, self.num_chains)
+        chains, start = zip(*(self.method.init(problem, key) for key in keys), strict=True)
+        start = jax.device_get(start)
         return DSNState(chains, start_history(start, time.perf_counter() - began))
 
     def update(self, state: DSNState) -> DSNState:
         """Run one epoch of every fit; :meth:`init` or :meth:`run` must have set up the model."""
-        began = time.perf_counter()
-        chains, epoch, steps = jax.block_until_ready(self._epoch(state.chains))
+        began, problem = time.perf_counter(), self._fit.problem
+        steps = (self.method.step(problem, chain) for chain in state.chains)
+        chains, epochs, records = zip(*steps, strict=True)
+        epochs, records = jax.device_get((epochs, records))
         seconds = time.perf_counter() - began
-        return DSNState(chains, extend_history(state.history, epoch, steps, seconds))
+        return DSNState(chains, extend_history(state.history, epochs, records, seconds))
 
     def run(
         self,
@@ -186,7 +171,8 @@ class DSN:
 
         Returns
         -------
-        The fit. After Ctrl-C it holds the last finished epoch and its status says so.
+        The fit. After Ctrl-C, or if a simulation raises an error, it holds the last finished epoch
+        and its status says so.
         """
         self._set_up(args, kwargs)
         status = None
@@ -203,15 +189,18 @@ class DSN:
                         break
                     state = self.update(state)
                     bar.set_postfix_str(progress_text(state.history))
-                    if _is_done(state):
+                    if all(map(self.method.is_done, state.chains)):
                         break
             except KeyboardInterrupt:
                 status = Status.INTERRUPTED
+            except jax.errors.JaxRuntimeError as error:
+                status = Status.FAILED
+                warn(f"{status.value} It was: {_cause(error)}")
         return self._result(state, status or _failure(state.history))
 
-    def get_params(self, state: DSNState) -> Params:
+    def get_params(self, state: DSNState) -> dict[str, Array]:
         """Return the guide's current parameters; arrays have a leading axis ``num_chains``."""
-        return jax.vmap(self._constrain)(state.chains.params)
+        return self._stacked([chain.params for chain in state.chains])
 
     def load(self, path: str | Path, *args: Any, **kwargs: Any) -> DSNResult:
         """Load a result saved by a DSN of the same model, behavior, guide and settings.
@@ -233,130 +222,79 @@ class DSN:
             If the file was saved from another model, behavior, guide or optimizer.
         """
         self._set_up(args, kwargs)
-        template = self._start_template()
-        state, code = load_arrays(path, (template, np.zeros((), int)), self._fingerprint())
+        state, code = load_arrays(path, (self._template(), np.zeros((), int)), self._fingerprint())
         return self._result(state, list(Status)[int(code)])
 
-    def _start_template(self) -> DSNState:
-        keys = jax.random.split(jax.random.key(0), self.num_chains)
-        chains, start = jax.eval_shape(self._start, keys)
-        zeros = partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype))
-        chains = zeros(chains._replace(rng_key=None))._replace(rng_key=keys)
-        return DSNState(chains, start_history(zeros(start), 0.0))
+    def _template(self) -> DSNState:
+        """Return a state whose leaves have the shapes and types of those that are saved."""
+
+        def zeros(leaf: Any) -> Array:
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                return jax.random.key(0)
+            return np.zeros(leaf.shape, leaf.dtype)
+
+        chain = jax.tree.map(zeros, self.method.template(self._fit.problem))
+        epochs = [empty_epoch(len(self._fit.program.labels))] * self.num_chains
+        return DSNState((chain,) * self.num_chains, start_history(epochs, 0.0))
 
     def _set_up(self, args: tuple, kwargs: dict) -> None:
         """Read the model and build the compiled functions, once for the same arguments."""
-        if self._arguments is not None and same(self._arguments, (args, kwargs)):
+        if self._arguments is not None and _same(self._arguments, (args, kwargs)):
             return
         program = read(jax.random.key(0), self.model, self.behavior, args, kwargs)
-        by_newton = isinstance(self.multipliers, DualNewton)
-        by_gradients = by_newton and should_follow_gradients(program, args, kwargs)
-        guide = self.guide
-        if guide is None:
-            guide = default_guide(program, needs_paths=by_gradients or not by_newton)
-        transforms = set_up_guide(guide, program, args, kwargs)
-        self._constrain = partial(transform_fn, transforms)
+        sizes, arguments = (self.num_particles, self.num_steps), (args, kwargs)
+        problem = build_problem(program, self.guide, self.method, sizes, self.optim, arguments)
+        self._fit = Fit(program, problem, self.method, args, kwargs)
+        self._arguments = arguments
 
-        def init_params(rng_key: Array) -> Params:
-            trace = handlers.trace(handlers.seed(guide, rng_key)).get_trace(*args, **kwargs)
-            params = {name: trace[name]["value"] for name in transforms}
-            return transform_fn(transforms, params, invert=True)
-
-        def draw(rng_key: Array, params: Params) -> Particles:
-            return draw_particles(
-                rng_key,
-                self._constrain(params),
-                program.model,
-                guide,
-                program.constraints,
-                self.num_particles,
-                args,
-                kwargs,
-            )
-
-        method, optim, bounds = self.multipliers, self.optim, (program.lower, program.upper)
-        sizes = self.num_particles, self.num_steps
-        replicates = method.num_replicates if isinstance(method, DualNewton) else NUM_REPLICATES
-        flow = build_flow(program, guide, self._constrain, replicates, args, kwargs)
-        prior = prior_sampler(program, guide, args, kwargs)
-        if isinstance(method, DualNewton):
-            some = init_params(jax.random.key(0))
-            require_density(flow.log_prob, some, guide.latent_dim)
-            most = NUM_NOISY if program.is_stochastic else NUM_DRAWS
-            most = min(most, NUM_VALUES // guide.latent_dim)
-            num_draws = most if method.num_draws is None else method.num_draws
-            per_epoch = num_draws, *sizes
-            paths, params = None, self._constrain(some)
-            if by_gradients and unconstrained_posterior(guide, params).has_rsample:
-                paths = build_flow(program, guide, self._constrain, 1, args, kwargs)
-
-            def start(rng_key: Array) -> Any:
-                params = init_params(rng_key)
-                return start_newton(rng_key, method, optim, flow, params, prior, *bounds, num_draws)
-
-            def epoch(chain: ChainState) -> Any:
-                return newton_epoch(chain, method, optim, flow, paths, *bounds, *per_epoch)
-
-        else:
-
-            def start(rng_key: Array) -> Any:
-                params = init_params(rng_key)
-                return start_chain(rng_key, method, optim, draw, params, *bounds, sizes[0])
-
-            def epoch(chain: ChainState) -> Any:
-                return penalty_epoch(chain, method, optim, draw, *bounds, *sizes)
-
-        self._start = jax.jit(lambda keys: strong(_for_each(start, keys)))
-        self._epoch = jax.jit(lambda chains: strong(_for_each(epoch, chains)))
-        self._fit = Fit(program, guide, args, kwargs, flow, prior)
-        self._arguments = args, kwargs
+    def _stacked(self, params: list[dict[str, Array]]) -> dict[str, Array]:
+        constrained = [self._fit.flow.constrain(one) for one in params]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *constrained)
 
     def _result(self, state: DSNState, failure: Status | None) -> DSNResult:
-        chains, epochs = state.chains, state.history.epochs
-        converged = np.asarray(chains.best.epoch) >= 0
-
-        def choose(best: Array, last: Array) -> Array:
-            return jnp.where(converged.reshape((-1,) + (1,) * (best.ndim - 1)), best, last)
-
-        params = jax.vmap(self._constrain)(jax.tree.map(choose, chains.best.params, chains.params))
-        held = np.where(converged, chains.best.epoch, chains.epoch)
+        chains, last = state.chains, jax.tree.map(lambda leaf: leaf[-1], state.history.epochs)
+        best = np.array([int(chain.best.epoch) for chain in chains])
+        converged = best >= 0
         # Converged fits first, by entropy; then those that are closest to what was asked.
-        worst = np.abs(epochs.violation[-1]).max(-1)
-        score = np.where(converged, chains.best.score, -np.nan_to_num(worst, nan=np.inf))
-        chain = np.lexsort((-score, ~converged))[0]
-        status = Status.CONVERGED if converged.any() else Status.NOT_CONVERGED
-        status = failure or status
+        worst = np.nan_to_num(np.abs(last.violation).max(-1), nan=np.inf)
+        scores = np.array([float(chain.best.score) for chain in chains])
+        chain = int(np.lexsort((-np.where(converged, scores, -worst), ~converged))[0])
+        status = failure or (Status.CONVERGED if converged.any() else Status.NOT_CONVERGED)
         # What cannot be met drives a fit ever further, in the end perhaps to NaN.
         aimless = status in (Status.NOT_CONVERGED, Status.DIVERGED)
-        unmet = self._unmet(chains, chain) if aimless else None
-        if unmet is not None:
-            status = Status.INFEASIBLE
-        if status is not Status.CONVERGED:
-            warn(status.value if unmet is None else f"{status.value} Here {unmet}.")
+        unmet = self._unmet(chains[chain]) if aimless else None
+        status = Status.INFEASIBLE if unmet is not None else status
+        if status not in (Status.CONVERGED, Status.FAILED):
+            details = unmet if unmet is not None else self._details(status, last)
+            warn(status.value if details is None else f"{status.value} Here {details}.")
         return DSNResult(
             fit=self._fit,
-            params=params,
+            params=self._stacked([held_params(chain) for chain in chains]),
             state=state,
             status=status,
-            epochs=held,
-            chain=int(chain),
+            epochs=np.where(converged, best, [int(chain.epoch) for chain in chains]),
+            chain=chain,
             fingerprint=self._fingerprint(),
         )
 
-    def _unmet(self, chains: ChainState, chain: int) -> str | None:
+    def _unmet(self, chain: Any) -> str | None:
         """Return what the circuits that a fit simulated cannot meet, if it kept them."""
-        dual, program = chains.dual, self._fit.program
-        if not isinstance(dual, NewtonState):
+        if chain.pool is None:
             return None
-        dual = jax.tree.map(lambda leaf: leaf[chain], dual)
-        lower, upper = ((b - dual.origin) / dual.scale for b in (program.lower, program.upper))
-        newest = component_of(chains.epoch[chain], dual.pool)
-        return infeasible(dual.pool, lower, upper, program.labels, newest)
+        return infeasible(chain.pool, chain.targets, self._fit.program.labels, int(chain.last))
+
+    def _details(self, status: Status, last: Any) -> str | None:
+        """Return which statistics fail most."""
+        if status is not Status.NONFINITE:
+            return None
+        failed, labels = last.failed.max(0), self._fit.program.labels
+        worst = [f"{labels[i]} in {failed[i]:.0%}" for i in np.flatnonzero(failed > 0.5)]
+        return f"not finite: {', '.join(worst)}" if worst else None
 
     def _fingerprint(self) -> dict[str, Any]:
         program = self._fit.program
         return {
-            "guide": type(self._fit.guide).__name__,
+            "guide": "default" if self.guide is None else type(self.guide).__name__,
             "latents": {name: list(np.shape(s["value"])) for name, s in program.latents.items()},
             "statistics": program.labels,
             "bounds": np.stack([program.lower, program.upper]).astype(float).tolist(),
@@ -364,31 +302,26 @@ class DSN:
         }
 
 
-def _for_each(function: Callable[[Any], Any], chains: Any) -> Any:
-    """Apply a function to every fit, side by side where an accelerator has several to do.
-
-    Side by side, both branches of the optimizer's condition are computed in every step, and matrix
-    decompositions are batched, which can block all threads of a CPU (see ``soap``).
-    """
-    several = jax.tree.leaves(chains)[0].shape[0] > 1
-    if several and jax.default_backend() != "cpu":
-        return jax.vmap(function)(chains)
-    return jax.lax.map(function, chains)
-
-
-def _is_done(state: DSNState) -> bool:
-    """Whether every fit of the dual Newton method has converged, or has come to rest."""
-    dual = state.chains.dual
-    if not isinstance(dual, NewtonState):
-        return False
-    converged = np.any(state.history.epochs.converged, axis=0)
-    return bool(np.all(converged | (np.asarray(dual.step_scale) <= SMALLEST)))
-
-
 def _failure(history: History) -> Status | None:
     last = jax.tree.map(lambda leaf: leaf[-1], history.epochs)
-    if np.all(last.nonfinite > 0.5):
+    if np.all(last.nonfinite > MAX_NONFINITE):
         return Status.NONFINITE
     if np.all(last.skipped > 0.5) or not np.any(np.isfinite(last.entropy)):
         return Status.DIVERGED
     return None
+
+
+def _cause(error: Exception) -> str:
+    """Return the last line of an error that a simulation raised, which says what went wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "Error:" in line and not line.startswith("INTERNAL")]
+    return (named or lines or [type(error).__name__])[-1]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two trees have the same structure and equal leaves."""
+    structures: list[Any] = [jax.tree.structure(one), jax.tree.structure(other)]
+    if structures[0] != structures[1]:
+        return False
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(a is b or (np.shape(a) == np.shape(b) and bool(np.all(a == b))) for a, b in pairs)

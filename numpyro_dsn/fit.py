@@ -1,25 +1,31 @@
-"""What a fit is of: a program, a guide that was set up, and the arguments of the model."""
+"""What a fit is of: a program, a flow, and the arguments of the model."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jax import Array
-from numpyro.infer.autoguide import AutoContinuous
-
-from numpyro_dsn.flow import Flow
 from numpyro_dsn.program import Program
+from numpyro_dsn.solver.problem import Problem
 
 
 class Fit(NamedTuple):
-    """What was fitted: the program, the guide that was set up, and the model's arguments.
+    """What was fitted.
 
-    ``flow`` and ``prior`` are their functions in unconstrained space; ``prior`` is ``None`` if it
-    cannot be sampled.
+    program
+        The model and the behavior.
+    problem
+        The flow and the circuit, as the method saw them.
+    method
+        The method.
+    args, kwargs
+        Arguments of the model.
     """
 
     program: Program
-    guide: AutoContinuous
+    problem: Problem
+    method: Any
     args: tuple
     kwargs: dict
-    flow: Flow
-    prior: Callable[[Array, int], Array] | None
+
+    @property
+    def flow(self) -> Any:
+        """The flow: ``sample``, ``log_prob``, ``draw`` and ``from_normal`` of its parameters."""
+        return self.problem.flow

@@ -3,27 +3,26 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpyro import handlers
 
-from numpyro_dsn.certificate import Certificate, certify, collect, from_newton
-from numpyro_dsn.epoch import held_params
+from numpyro_dsn.certificate import (
+    Certificate,
+    Tolerances,
+    certify,
+    draw_corrected,
+    format_summary,
+)
 from numpyro_dsn.fit import Fit
-from numpyro_dsn.guides import constrain, log_prob, unconstrain
-from numpyro_dsn.history import Epoch, History
 from numpyro_dsn.inference_data import save_arrays
-from numpyro_dsn.multipliers import NewtonState
-from numpyro_dsn.objective import latents_and_log_density
-from numpyro_dsn.pareto import pareto_k
-from numpyro_dsn.program import draw_prior, require_latents, simulate
-from numpyro_dsn.reweighting import draw_reweighted
+from numpyro_dsn.program import constrain, require_latents, simulate, unconstrain
+from numpyro_dsn.solver.history import Epoch, History
+from numpyro_dsn.solver.inputs import Inputs
 from numpyro_dsn.status import Status
-from numpyro_dsn.summary import format_summary
 
 if TYPE_CHECKING:
     import arviz
@@ -40,7 +39,7 @@ class DSNResult:
     Parameters
     ----------
     fit
-        Program, guide and arguments of the model.
+        Program, flow and arguments of the model.
     params
         Parameters of the guide; arrays have a leading axis ``num_chains``.
     state
@@ -95,22 +94,29 @@ class DSNResult:
         return dict(zip(self.fit.program.labels, values, strict=True))
 
     @cached_property
-    def certificate(self) -> Certificate:
-        """How far the fit is from maximum entropy, and what cannot be told.
+    def inputs(self) -> Inputs:
+        """What the certificate rests on: the draws that were kept, and fresh ones of the fit.
 
-        It rests on the draws that the dual Newton method kept; for the penalty method, which
-        keeps none, circuits are simulated at the first call.
+        The penalty method keeps none: circuits of the prior are simulated at the first call.
         """
-        fit, chain = self.fit, jax.tree.map(lambda leaf: leaf[self.chain], self.state.chains)
-        bounds = fit.program.lower, fit.program.upper
-        held = held_params(chain)
-        if isinstance(chain.dual, NewtonState):
-            evidence = from_newton(chain.dual, chain.epoch, fit.flow, held, *bounds)
-        else:
-            evidence = collect(jax.random.key(0), fit.flow, fit.prior, held, *bounds)
-        eta = evidence.natural_parameters / evidence.scale
-        shape = pareto_k(jax.random.key(0), fit.flow, held, eta)
-        return certify(evidence, fit.program.labels, self.measured, shape)
+        state = self.state.chains[self.chain]
+        return self.fit.method.inputs(self.fit.problem, state, self.flow_params)
+
+    @cached_property
+    def certificate(self) -> Certificate:
+        """How far the fit is from maximum entropy, and what cannot be told."""
+        method, labels = self.fit.method, self.fit.program.labels
+        tolerances = Tolerances(method.tolerance, method.gap_tolerance)
+        return certify(self.inputs, labels, self.measured, tolerances)
+
+    @property
+    def flow_params(self) -> dict[str, Array]:
+        """Unconstrained parameters of the flow that the result holds, for ``fit.flow``."""
+        return self.flow_params_of(self.chain)
+
+    def flow_params_of(self, chain: int) -> dict[str, Array]:
+        """Return the unconstrained parameters of one chain's flow."""
+        return held_params(self.state.chains[chain])
 
     def sample(self, rng_key: Array, num_samples: int = 1000, corrected: bool = False) -> Sites:
         """Draw circuits from the fit and simulate each once, with fresh noise.
@@ -131,8 +137,7 @@ class DSNResult:
         """
         if corrected:
             return self.draw_corrected(rng_key, num_samples)[0]
-        keys = jax.random.split(rng_key, num_samples)
-        return self._sample(self._chain_params(self.chain), keys)[0]
+        return self.draw_chain(rng_key, self.chain, num_samples)[0]
 
     def get_samples(self, group_by_chain: bool = False) -> Sites:
         """Return 1000 draws: the same at every call, and those of :meth:`to_inference_data`.
@@ -175,7 +180,7 @@ class DSNResult:
         all with a leading axis ``num_samples``.
         """
         keys = jax.random.split(rng_key, num_samples)
-        return self._sample(self._chain_params(chain), keys)
+        return self._sample(self.flow_params_of(chain), keys)
 
     def draw_prior(self, rng_key: Array, num_samples: int) -> Sites:
         """Draw circuits from the prior and simulate each once.
@@ -185,10 +190,9 @@ class DSNResult:
         Value of every sample and deterministic site, with a leading axis ``num_samples``.
         """
         draw_key, noise_key = jax.random.split(rng_key)
-        fit = self.fit
-        latents = draw_prior(draw_key, fit.program, num_samples, fit.args, fit.kwargs)
+        flat = self.fit.problem.circuit.prior(draw_key, num_samples)
         keys = jax.random.split(noise_key, num_samples)
-        return self._simulate_as_fitted(keys, latents)
+        return self._simulate_as_fitted(keys, self._constrain(flat))
 
     def log_prob(self, values: Sites) -> Array:
         """Return the log density of the fit on the constrained space.
@@ -285,56 +289,28 @@ class DSNResult:
         code = np.asarray(list(Status).index(self.status))
         save_arrays(path, (self.state, code), self.fingerprint)
 
-    def _chain_params(self, chain: int) -> dict[str, Array]:
-        return jax.tree.map(lambda leaf: leaf[chain], self.params)
+    def __reduce__(self) -> NoReturn:
+        # Models are often local functions, and compiled ones never travel.
+        raise TypeError(
+            "A DSNResult holds its model and compiled functions, which cannot be pickled; write it "
+            "with `result.save(path)` and read it with `DSN(model, behavior, ...).load(path)`."
+        )
 
-    @cached_property
-    def _sample(self) -> Any:
-        program, guide, args, kwargs = self.fit[:4]
+    def __copy__(self) -> "DSNResult":  # frozen
+        return self
 
-        @jax.jit
-        def sample(params: dict[str, Array], keys: Array) -> tuple[Sites, dict[str, Array]]:
-            def draw(key: Array) -> tuple[Sites, dict[str, Array]]:
-                guide_key, simulator_key = jax.random.split(key)
-                seeded = handlers.seed(handlers.substitute(guide, data=params), guide_key)
-                latents, log_q = latents_and_log_density(
-                    handlers.trace(seeded).get_trace(*args, **kwargs)
-                )
-                run = simulate(
-                    simulator_key, program.model, latents, program.constraints, args, kwargs
-                )
-                return run.sites, {"log_q": log_q, "log_prior": run.log_prior}
-
-            return jax.lax.map(draw, keys, batch_size=BATCH_SIZE)
-
-        return sample
-
-    @cached_property
-    def _log_prob(self) -> Any:
-        params, (program, guide) = self._chain_params(self.chain), self.fit[:2]
-
-        def density(latents: Sites) -> Array:
-            inside = [
-                jnp.all(program.latents[name]["fn"].support(value))
-                for name, value in latents.items()
-            ]
-            # The ends of a support are infinitely far in unconstrained space: no density there.
-            inside.append(jnp.all(jnp.isfinite(unconstrain(guide, latents)[0])))
-            value = log_prob(guide, params, latents)
-            return jnp.where(jnp.all(jnp.stack(inside)), value, -jnp.inf)
-
-        return jax.jit(jax.vmap(density))
+    def __deepcopy__(self, memo: dict) -> "DSNResult":
+        return self
 
     def draw_corrected(self, rng_key: Array, num_samples: int) -> tuple[Sites, Array]:
-        r"""Draw circuits from the certified exponential family, and simulate each once.
+        """Draw circuits from the certified exponential family, and simulate each once.
 
-        They are chosen by their weights from ten times as many, a fifth of these from the prior
-        if it can be sampled (:func:`~numpyro_dsn.reweighting.draw_reweighted`).
+        They are chosen by their weights among all circuits that were simulated.
 
         Parameters
         ----------
         rng_key
-            Key of the draws and the noise.
+            Key of the choice and the noise.
         num_samples
             Number of draws.
 
@@ -344,13 +320,47 @@ class DSNResult:
         effective sample size of the draws that they were chosen from.
         """
         draw_key, noise_key = jax.random.split(rng_key)
-        fit, chain = self.fit, jax.tree.map(lambda leaf: leaf[self.chain], self.state.chains)
-        eta = jnp.array(list(self.certificate.natural_parameters.values()))
-        draw = (draw_key, fit.flow, fit.prior, held_params(chain), eta, num_samples)
-        flat, ess = draw_reweighted(*draw)
-        latents = jax.vmap(lambda flat: constrain(fit.guide, flat)[0])(flat)
+        flat, ess = draw_corrected(draw_key, self.inputs, num_samples)
         keys = jax.random.split(noise_key, num_samples)
-        return self._simulate_as_fitted(keys, latents), ess
+        return self._simulate_as_fitted(keys, self._constrain(flat)), ess
+
+    @cached_property
+    def _constrain(self) -> Any:
+        program = self.fit.program
+        return jax.jit(jax.vmap(lambda flat: constrain(program, flat)[0]))
+
+    @cached_property
+    def _sample(self) -> Any:
+        program, flow = self.fit.program, self.fit.flow
+        args, kwargs = self.fit.args, self.fit.kwargs
+
+        @jax.jit
+        def sample(params: dict[str, Array], keys: Array) -> tuple[Sites, dict[str, Array]]:
+            def draw(key: Array) -> tuple[Sites, dict[str, Array]]:
+                draw_key, noise_key = jax.random.split(key)
+                flat, log_q = flow.draw(draw_key, params)
+                latents, log_det = constrain(program, flat)
+                model, constraints = program.model, program.constraints
+                run = simulate(noise_key, model, latents, constraints, args, kwargs)
+                return run.sites, {"log_q": log_q - log_det, "log_prior": run.log_prior}
+
+            return jax.lax.map(draw, keys, batch_size=BATCH_SIZE)
+
+        return sample
+
+    @cached_property
+    def _log_prob(self) -> Any:
+        params, program, flow = self.flow_params, self.fit.program, self.fit.flow
+
+        def density(latents: Sites) -> Array:
+            inside = [jnp.all(program.supports[name](latents[name])) for name in program.supports]
+            flat, log_det = unconstrain(program, latents)
+            # The ends of a support are infinitely far in unconstrained space: no density there.
+            inside.append(jnp.all(jnp.isfinite(flat)))
+            value = flow.log_prob(params, flat[None])[0] - log_det
+            return jnp.where(jnp.all(jnp.stack(inside)), value, -jnp.inf)
+
+        return jax.jit(jax.vmap(density))
 
     @cached_property
     def _simulate_as_fitted(self) -> Any:
@@ -366,3 +376,8 @@ class DSNResult:
 
         batched = jax.jit(lambda pair: jax.lax.map(run, pair, batch_size=BATCH_SIZE))
         return lambda keys, latents: batched((keys, latents))
+
+
+def held_params(chain: Any) -> dict[str, Array]:
+    """Return a fit's parameters of the best converged epoch, or of the last if none has."""
+    return chain.best.params if int(chain.best.epoch) >= 0 else chain.params

@@ -15,7 +15,8 @@ class Status(Enum):
     CONVERGED = "The constraints are met."
     NOT_CONVERGED = (
         "The fit has not converged: a constraint is not met yet, or the entropy is not close to "
-        "its bound. Continue with `init_state=result.state`, or change the multipliers' settings."
+        "its bound. Look at `result.certificate.verdict`; continue with "
+        "`init_state=result.state` while the gap still falls."
     )
     INFEASIBLE = (
         "No distribution over the simulated circuits meets the constraints: the target is "
@@ -26,8 +27,12 @@ class Status(Enum):
         "`init_state=result.state`."
     )
     NONFINITE = (
-        "More than half of the draws give a statistic that is NaN or infinite; guard the "
-        "statistic, or bound the prior to where the simulator is stable."
+        "Nearly all draws give a statistic that is NaN or infinite: too few are left to fit. "
+        "Guard the statistic, or bound the prior to where the simulator is stable."
+    )
+    FAILED = (
+        "A simulation raised an error; the result holds the last finished epoch. Return NaN where "
+        "a circuit cannot be simulated: such circuits are then left out."
     )
     DIVERGED = (
         "The parameters of the flow became NaN; lower the learning rate or the initial penalty."

@@ -1,0 +1,179 @@
+"""What an epoch of the dual Newton method aims at: the tilted prior, and an offset beside it."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import logsumexp
+
+from numpyro_dsn.solver.training import WeightedTarget
+from numpyro_dsn.weighted.draws import Pool, log_weights, softmax, training
+from numpyro_dsn.weighted.dual import (
+    Bounds,
+    Weighted,
+    exponent,
+    limited_newton_step,
+    of_allowed_sign,
+    solve_dual,
+    tilt,
+)
+from numpyro_dsn.weighted.targets import Targets
+
+MAX_OFFSET_NATS = 2.0
+"""Nats by which an offset raises or lowers a density at most. Statistics with long tails are many
+units off at some circuits: an offset that hardly moves the others would raise these above all."""
+
+
+class Aim(NamedTuple):
+    """What the flow is to become.
+
+    natural_parameters
+        eta in the units of the targets, shape ``(num_constraints,)``.
+    solved
+        Whether eta minimizes the dual on all draws, shape ``()``.
+    log_normalizer
+        That of the tilted prior, shape ``()``.
+    aimed
+        Natural parameters that the flow is fitted to: eta and the offset.
+    """
+
+    natural_parameters: Array
+    solved: Array
+    log_normalizer: Array
+    aimed: Array
+
+
+def weighted_prior(pool: Pool, used: Array | None = None) -> Weighted:
+    """Return the draws of a pool with the weights that turn them into those of the prior."""
+    log_base = log_weights(pool, pool.draws.log_prior, used).reshape(-1)
+    num_constraints = pool.draws.statistics.shape[-1]
+    statistics = pool.draws.statistics.reshape(-1, num_constraints)
+    noise = pool.draws.noise.reshape(log_base.size, -1, num_constraints)
+    return Weighted(log_base, statistics, noise)
+
+
+@partial(jax.jit, static_argnames=("min_ess", "max_nats"))
+def solve(
+    pool: Pool,
+    start: Array,
+    offset: Array,
+    last: Array,
+    targets: Targets,
+    min_ess: float,
+    max_nats: float,
+) -> Aim:
+    """Solve the dual on all draws as far as they can be trusted, and add the offset.
+
+    Parameters
+    ----------
+    pool
+        The draws.
+    start
+        eta of the last epoch.
+    offset
+        What is added to eta to undo the flow's own error.
+    last
+        Number of the last flow in the pool, shape ``()``.
+    targets
+        Targets with their units.
+    min_ess
+        Smallest effective sample size of the tilted draws.
+    max_nats
+        Divergence that an epoch may also cross where no draws know the solution; zero to wait
+        until they do.
+    """
+    draws, bounds = weighted_prior(pool), targets.bounds
+    eta, solved = solve_dual(start, draws, bounds, min_ess)
+    if max_nats > 0:
+        of_flow = draws._replace(log_base=log_weights(pool, pool.log_q[last]).reshape(-1))
+        far = limited_newton_step(start, tilt(jnp.zeros_like(start), of_flow), bounds, max_nats)
+        eta = jnp.where(solved, eta, far)
+    aimed = of_allowed_sign(eta + offset, bounds)
+    return Aim(eta, solved, tilt(eta, draws).log_normalizer, aimed)
+
+
+@jax.jit
+def weighted_target(pool: Pool, aim: Aim, last: Array) -> WeightedTarget:
+    """Return what a flow is fitted to, as arrays alone.
+
+    Parameters
+    ----------
+    pool
+        The draws.
+    aim
+        The tilted prior, and what is aimed at beside it.
+    last
+        Number of the last flow in the pool, shape ``()``.
+    """
+    shape = pool.log_share.shape
+    draws = weighted_prior(pool)
+    exponents = aimed_exponent(aim, draws).reshape(shape)
+    log_tilted = log_weights(pool, pool.draws.log_prior) + exponents
+    log_target = pool.draws.log_prior + exponents - logsumexp(log_tilted)
+    usable = pool.draws.finite & (pool.counts > 0)[:, None]
+    # Draws at which the circuit failed have no mass in the target, but the flow's are to be known.
+    simulated = pool._replace(draws=pool.draws._replace(finite=jnp.ones(shape, bool)))
+    log_last = pool.log_q[last]
+    of_last = log_weights(simulated, log_last)
+
+    def cumulative(log_weights: Array, used: Array) -> Array:
+        return jnp.cumsum(softmax(jnp.where(used, log_weights, -jnp.inf)).reshape(-1))
+
+    trained = training(pool)
+    return WeightedTarget(
+        flat=pool.draws.flat.reshape(-1, pool.draws.flat.shape[-1]),
+        log_target=jnp.where(usable, log_target, -jnp.inf).reshape(-1),
+        log_last=log_last.reshape(-1),
+        cumulative_target=cumulative(log_tilted, trained),
+        cumulative_last=cumulative(of_last, trained),
+        held_out_target=cumulative(log_tilted, ~trained),
+        held_out_last=cumulative(of_last, ~trained),
+    )
+
+
+def aimed_exponent(aim: Aim, draws: Weighted) -> Array:
+    r"""Return the exponent that is aimed at, at every draw; the offset c changes it by a few nats.
+
+    .. math:: \eta^\top T + \operatorname{clip} \left( c^\top T - E_p[c^\top T], -2, 2 \right)
+    """
+    plain = exponent(aim.natural_parameters, draws.statistics, draws.noise)
+    change = exponent(aim.aimed, draws.statistics, draws.noise) - plain
+    mean = jax.nn.softmax(draws.log_base + plain) @ change
+    return plain + jnp.clip(change - mean, -MAX_OFFSET_NATS, MAX_OFFSET_NATS)
+
+
+def offset_move(residual: Array, is_active: Array, covariance: Array) -> Array:
+    r"""Return the move of eta that would undo a violation, as far as it can be trusted.
+
+    .. math:: -\sum_i \frac{v_i}{\sqrt{\lambda_i}} \operatorname{clip}
+              \left( \frac{v_i^\top r}{\sqrt{\lambda_i}}, -0.3, 0.3 \right)
+
+    Statistics that are nearly redundant have combinations of hardly any variance. A flow that
+    cannot represent those violates them by many standard deviations, and would be sent far away.
+
+    Parameters
+    ----------
+    residual
+        r, shape ``(num_constraints,)``.
+    is_active
+        What is to be moved, of the same shape; the move of the others is zero.
+    covariance
+        That of T, with eigenvalues :math:`\lambda_i` and eigenvectors :math:`v_i` of its
+        correlations, shape ``(num_constraints, num_constraints)``.
+    """
+    scale = jnp.sqrt(jnp.diag(covariance) + 1e-12)
+    correlation = covariance / scale[:, None] / scale[None, :]
+    alone = jnp.eye(residual.size)
+    correlation = jnp.where(is_active[:, None] & is_active[None, :], correlation, alone)
+    values, vectors = jnp.linalg.eigh(correlation)
+    values = jnp.sqrt(jnp.maximum(values, 1e-6))
+    residual = jnp.where(is_active, residual / scale, 0.0)
+    whitened = jnp.clip(vectors.T @ residual / values, -0.3, 0.3)
+    return jnp.where(is_active, -(vectors @ (whitened / values)) / scale, 0.0)
+
+
+def active(above: Array, bounds: Bounds) -> Array:
+    """Return which constraints hold their mean: equalities, and inequalities off their bound."""
+    return (above != 0) | (bounds[0] == bounds[1])

@@ -1,0 +1,111 @@
+"""What an epoch comes to: whether it is kept, how large the next steps are, where to aim next."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from numpyro_dsn.solver.aim import Aim
+from numpyro_dsn.solver.history import Epoch
+from numpyro_dsn.solver.measurement import Measured, Strays
+from numpyro_dsn.solver.newton_state import NewtonState
+from numpyro_dsn.solver.state import Best, keep_best, strong
+
+
+class Rules(NamedTuple):
+    """What an epoch is judged by; fields as in :class:`~numpyro_dsn.DualNewton`."""
+
+    tolerance: float
+    gap_tolerance: float
+    max_loss: float
+    plateau: float
+    shrink: float
+    min_step: float
+    offset_rate: float
+
+
+@partial(jax.jit, static_argnames="rules")
+def decide(
+    rules: Rules, old: NewtonState, new: NewtonState, aim: Aim, both: tuple[Measured, Measured]
+) -> tuple[NewtonState, Measured]:
+    """Keep the new flow or the one before it, size the next steps, and move the offset.
+
+    Parameters
+    ----------
+    rules
+        What an epoch is judged by.
+    old, new
+        State before the epoch, and with the flow that was fitted and its draws.
+    aim
+        What the flow was fitted to.
+    both
+        Measurements of the new flow and of the old one.
+    """
+    after, before = both
+    comparable = old.solved & aim.solved
+    rejected = comparable & ~(after.gap <= before.gap + rules.max_loss)
+
+    def keep(fitted: Array, last: Array) -> Array:
+        return jnp.where(rejected, last, fitted)
+
+    training, last, measured = jax.tree.map(
+        keep, (new.training, new.last, after), (old.training, old.last, before)
+    )
+    plateaued = comparable & (measured.gap > rules.plateau * old.gap)
+    factor = jnp.where(rejected, 0.5, jnp.where(plateaued, rules.shrink, 1.0))
+    # Further from the target, the violation is more and more what is yet to be learned.
+    near = jnp.minimum(rules.gap_tolerance / jnp.maximum(measured.gap, 1e-9), 1.0)
+    trust = jnp.where(plateaued, 1.0, near) * (aim.solved & ~rejected)
+    move = jnp.where(trust > 0, rules.offset_rate * trust * measured.move, 0.0)
+    step_scale = jnp.maximum(factor * old.training.step_scale, rules.min_step)
+    number = old.epoch + 1
+    converged = aim.solved & meets(rules, measured)
+    candidate = Best(training.params, number, -measured.gap)
+    state = new._replace(
+        training=training._replace(step_scale=step_scale),
+        natural_parameters=aim.natural_parameters,
+        offset=aim.aimed - aim.natural_parameters + move,
+        last=last,
+        solved=aim.solved,
+        gap=measured.gap,
+        best=keep_best(old.best, candidate, converged),
+        epoch=number,
+    )
+    return strong((state, measured))
+
+
+def meets(rules: Rules, measured: Measured) -> Array:
+    """Return whether the constraints are met and the entropy is close to its bound."""
+    worst = jnp.max(jnp.abs(measured.residual) + 2 * measured.mean_se)
+    return (worst <= rules.tolerance) & (measured.distance <= rules.gap_tolerance)
+
+
+@partial(jax.jit, static_argnames="rules")
+def report(
+    rules: Rules, state: NewtonState, measured: Measured, strays: Strays, num_simulations: float
+) -> Epoch:
+    """Return the measurements of an epoch in the statistics' own units."""
+    targets, zero = state.targets, jnp.zeros_like(measured.gap)
+    return Epoch(
+        entropy=measured.entropy,
+        kl_to_prior=measured.kl_to_prior,
+        entropy_se=measured.entropy_se,
+        mean=measured.mean * targets.unit + targets.origin,
+        mean_se=measured.mean_se * targets.unit,
+        scale=targets.unit,
+        violation=measured.residual,
+        multipliers=-state.natural_parameters / targets.unit,
+        penalty=zero,
+        converged=state.solved & meets(rules, measured),
+        nonfinite=strays.nonfinite,
+        failed=strays.failed,
+        beyond=strays.beyond,
+        skipped=zero,
+        dual_bound=measured.dual_bound,
+        gap=measured.gap,
+        gap_se=measured.gap_se,
+        ess=measured.ess,
+        num_simulations=zero + num_simulations,
+    )

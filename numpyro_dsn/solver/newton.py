@@ -1,0 +1,221 @@
+"""The dual Newton method: solve the dual, fit the flow, simulate, measure, decide."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from numpyro_dsn.solver.aim import Aim, solve, weighted_target
+from numpyro_dsn.solver.decision import Rules, decide, report
+from numpyro_dsn.solver.history import Epoch, StepRecords
+from numpyro_dsn.solver.inputs import Inputs
+from numpyro_dsn.solver.measurement import Measured, Strays, measure
+from numpyro_dsn.solver.newton_state import NewtonState, first_state
+from numpyro_dsn.solver.optim import adam
+from numpyro_dsn.solver.problem import Params, Problem
+from numpyro_dsn.solver.simulation import (
+    Search,
+    add_draws,
+    densities,
+    first_draws,
+    own_draws,
+)
+from numpyro_dsn.solver.training import LossSettings, Training, fit_in_blocks
+from numpyro_dsn.weighted.search import unweighted
+from numpyro_dsn.weighted.targets import Targets, in_units
+
+NUM_DRAWS, MAX_VALUES = 16_384, 8_000_000
+"""Draws of an epoch by default, and most values that those of many latents have."""
+
+NATS_PER_LATENT = 0.5
+"""Divergence, for each latent, that gradients of the draws can cross in an epoch."""
+
+
+class DualNewton(NamedTuple):
+    r"""Newton's method on the dual, on weighted draws and inside a trust region.
+
+    .. math:: \min_\eta\; \log E_p[\exp(\eta^\top T)] - \eta^\top \mu
+
+    The solution is the prior tilted by :math:`\exp(\eta^\top T)`. An epoch solves the dual on all
+    draws so far, as far as their effective sample size allows; fits the flow to draws of the
+    tilted prior; and simulates new draws from the flow. Nothing depends on a penalty, and nothing
+    on a gradient of the simulator but where there are many latents.
+
+    Parameters
+    ----------
+    num_draws
+        Number of draws that are simulated in an epoch; three of four are for training. By default
+        16,384, half as many of a stochastic simulator, and fewer of hundreds of latents.
+    num_proposals
+        Number of flows whose draws are kept, and the prior.
+    num_replicates
+        Number of simulations of each draw, if the simulator is stochastic.
+    max_simulations
+        Largest number of simulations of the prior's draws. More than ``num_draws`` are drawn where
+        the property is so rare that these do not know the optimum.
+    min_ess
+        Smallest effective sample size of the tilted draws: the trust region.
+    max_units
+        Units of what was asked, from the target, beyond which a statistic counts as if it were
+        there. At the optimum nothing is further out; circuits that blow up would otherwise rule
+        the dual.
+    max_log_ratio
+        Log ratios of flow and target count up to this many nats in the loss.
+    square_root_at
+        Mean squared log ratios, in squared nats, count by their root beyond about this value: far
+        from the optimum a few stray draws would outweigh the likelihood.
+    offset_rate
+        Fraction of the flow's own violation that is undone in an epoch, by aiming beside the
+        target.
+    max_loss
+        An epoch that adds this many nats to the gap is rejected, and the steps are halved.
+    plateau, shrink, min_step
+        An epoch that leaves more than the fraction ``plateau`` of the gap multiplies the steps by
+        ``shrink``; a fit is at rest when they are at the fraction ``min_step``.
+    tolerance
+        Largest violation, plus two standard errors, in units of what was asked.
+    gap_tolerance
+        Largest divergence to the tilted prior, plus a standard error and what the violation is
+        worth, in nats.
+    """
+
+    num_draws: int | None = None
+    num_proposals: int = 8
+    num_replicates: int = 16
+    max_simulations: int = 1_000_000
+    min_ess: float = 500.0
+    max_units: float = 60.0
+    max_log_ratio: float = 30.0
+    square_root_at: float = 9.0
+    offset_rate: float = 0.5
+    max_loss: float = 1.0
+    plateau: float = 0.67
+    shrink: float = 0.6
+    min_step: float = 0.02
+    tolerance: float = 0.02
+    gap_tolerance: float = 0.05
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the circuit must have gradients."""
+        return False
+
+    @property
+    def default_optim(self) -> Any:
+        """The optimizer, whose steps shrink as a fit comes closer."""
+        return adam(5e-3, 0.99)
+
+    def require(self, flow: Any, params: Params) -> None:
+        """Raise unless a flow knows its density at draws that are not its own."""
+        try:
+            jax.eval_shape(flow.log_prob, params, jnp.zeros((1, flow.dim)))
+        except NotImplementedError as error:
+            raise ValueError(
+                "The guide's flow has no inverse, so it cannot be fitted to weighted draws; leave "
+                "the guide out, or use `method=PenaltyMethod()`, which needs no such density."
+            ) from error
+
+    def init(self, problem: Problem, rng_key: Array) -> tuple[NewtonState, Epoch]:
+        """Simulate draws of the prior and return the state before the first epoch."""
+        params = problem.start(rng_key)
+        found, *first = first_draws(problem, rng_key, params, self._search(problem))
+        state = first_state(rng_key, params, problem.optim, found, first, self.num_proposals)
+        aim = Aim(state.offset, state.solved, state.gap, state.offset)
+        measured = self._measure(problem, state, state, aim)[0]
+        none = np.zeros_like(problem.lower)
+        strays = Strays(none, none, found.num_nonfinite / found.num_simulated)
+        spent = float(found.num_simulated) * self._replicates(problem)
+        return state, report(self._rules, state, measured, strays, spent)
+
+    def step(self, problem: Problem, state: NewtonState) -> tuple[NewtonState, Epoch, StepRecords]:
+        """Run one epoch; return the state after it, its measurements and one record of them."""
+        aim = self._solve(problem, state)
+        training = self._fit(problem, state, aim)
+        new, strays = add_draws(problem, state, training)
+        both = self._measure(problem, new, state, aim)
+        state, measured = decide(self._rules, state, new, aim, both)
+        epoch = report(self._rules, state, measured, strays, self._num_simulations(problem))
+        num_steps = np.asarray(state.epoch)[None] * problem.num_steps
+        return state, epoch, StepRecords(num_steps, epoch.entropy[None], epoch.mean[None])
+
+    def is_done(self, state: NewtonState) -> bool:
+        """Whether a fit has converged, or its steps have shrunk so far that it moves no more."""
+        at_rest = float(state.training.step_scale) <= self.min_step
+        return int(state.best.epoch) >= 0 or at_rest
+
+    def inputs(self, problem: Problem, state: NewtonState, params: Params) -> Inputs:
+        """Return what a certificate of a flow with these parameters rests on."""
+        # The draws of the last epoch came after its multipliers.
+        aim = self._solve(problem, state)
+        own = own_draws(problem, state, params)
+        log_q, own_log_q = densities(problem, state, params, own.flat)
+        from_prior = np.asarray(problem.circuit.prior is not None)
+        known = state.pool, state.last, log_q, aim.natural_parameters, state.targets
+        return Inputs(*known, from_prior, own, own_log_q)
+
+    def template(self, problem: Problem) -> NewtonState:
+        """Return shapes and types of a state; nothing is computed."""
+
+        def build(rng_key: Array) -> NewtonState:
+            flat = jnp.zeros((self._num_draws(problem), problem.flow.dim))
+            targets = Targets(*[jnp.zeros(len(problem.lower))] * 5)
+            first = in_units(problem.circuit.simulate(rng_key, flat), targets)
+            start = problem.start(rng_key), problem.optim, unweighted(first)
+            return first_state(rng_key, *start, (targets, first.log_prior), self.num_proposals)
+
+        return jax.eval_shape(build, jax.random.key(0))
+
+    def _solve(self, problem: Problem, state: NewtonState) -> Aim:
+        """Solve the dual on all draws."""
+        max_nats = NATS_PER_LATENT * problem.flow.dim if problem.follows_gradients else 0.0
+        begin = state.pool, state.natural_parameters, state.offset, state.last, state.targets
+        return solve(*begin, self.min_ess, max_nats)
+
+    def _fit(self, problem: Problem, state: NewtonState, aim: Aim) -> Training:
+        """Fit the flow to the tilted prior, by weighted draws or by gradients of the circuit."""
+        key = jax.random.fold_in(jax.random.fold_in(state.rng_key, state.epoch), 1)
+        if problem.follows_gradients:
+            return problem.descend(key, state.training, aim.aimed, state.targets)
+        target = weighted_target(state.pool, aim, state.last)
+        settings = LossSettings(problem.num_particles, self.max_log_ratio, self.square_root_at)
+        return fit_in_blocks(key, state.training, target, problem, settings, self.gap_tolerance)
+
+    def _measure(
+        self, problem: Problem, new: NewtonState, old: NewtonState, aim: Aim
+    ) -> tuple[Measured, Measured]:
+        """Measure the new flow and the one before it, on the same draws and beside one target."""
+
+        def one(state: NewtonState) -> Measured:
+            places = state.last, new.last
+            return measure(new.pool, *places, aim, new.targets, problem.follows_gradients)
+
+        return one(new), one(old)
+
+    @property
+    def _rules(self) -> Rules:
+        asked = self.tolerance, self.gap_tolerance
+        steps = self.max_loss, self.plateau, self.shrink, self.min_step
+        return Rules(*asked, *steps, self.offset_rate)
+
+    def _search(self, problem: Problem) -> Search:
+        size = self._num_draws(problem)
+        max_units = np.inf if problem.follows_gradients else self.max_units
+        most = self.max_simulations // (size * self._replicates(problem))
+        return Search(size, max(self.min_ess, size / 10), most, max_units)
+
+    def _replicates(self, problem: Problem) -> int:
+        return self.num_replicates if problem.is_stochastic else 1
+
+    def _num_draws(self, problem: Problem) -> int:
+        if self.num_draws is not None:
+            return self.num_draws
+        most = NUM_DRAWS // 2 if problem.is_stochastic else NUM_DRAWS
+        return min(most, MAX_VALUES // problem.flow.dim)
+
+    def _num_simulations(self, problem: Problem) -> float:
+        """Return how many simulations an epoch takes."""
+        spent = self._num_draws(problem) * self._replicates(problem)
+        by_steps = problem.num_steps * problem.num_particles
+        return float(spent + (by_steps if problem.follows_gradients else 0))

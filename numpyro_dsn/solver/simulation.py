@@ -1,0 +1,132 @@
+"""Draws of the prior and of flows, simulated, with the densities that weigh them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from numpyro_dsn.solver.measurement import Strays, count_strays
+from numpyro_dsn.solver.newton_state import NewtonState
+from numpyro_dsn.solver.problem import Params, Problem
+from numpyro_dsn.solver.training import Training
+from numpyro_dsn.weighted.draws import Draws, Pool, insert, with_densities
+from numpyro_dsn.weighted.search import PriorDraws, search_prior, unweighted
+from numpyro_dsn.weighted.targets import Targets, in_units, measure_units
+
+
+class Search(NamedTuple):
+    """How the prior is searched: draws of a batch, effective draws to look for, batches at the
+    most, and units from the target at which statistics are bounded."""
+
+    num_draws: int
+    min_ess: float
+    max_batches: int
+    max_units: float
+
+
+def first_draws(
+    problem: Problem, rng_key: Array, params: Params, search: Search
+) -> tuple[PriorDraws, Targets, Array]:
+    """Simulate draws of the prior, or of the start if the prior is improper.
+
+    Returns
+    -------
+    The draws, the targets with their units, and the log density of what was drawn from.
+    """
+    circuit, size = problem.circuit, search.num_draws
+
+    def simulate(key: Array) -> Draws:
+        draw_key, noise_key = jax.random.split(key)
+        if circuit.prior is None:
+            return circuit.simulate(noise_key, _sample(problem.flow, draw_key, params, size))
+        return circuit.simulate(noise_key, circuit.prior(draw_key, size))
+
+    first_key, search_key = jax.random.split(jax.random.fold_in(rng_key, 0))
+    raw = simulate(first_key)
+    asked = problem.lower, problem.upper, problem.units
+    targets = measure_units(*asked, raw, search.max_units)
+    first = in_units(raw, targets)
+    if circuit.prior is None:
+        flows = jax.tree.map(lambda leaf: leaf[None], params)
+        return unweighted(first), targets, _density(problem.flow, flows, 0, first.flat[None], 0)
+
+    def more(key: Array) -> Draws:
+        return in_units(simulate(key), targets)
+
+    sizes = search.min_ess, search.max_batches
+    found = search_prior(search_key, more, first, targets, *sizes)
+    return found, targets, found.draws.log_prior
+
+
+def add_draws(
+    problem: Problem, state: NewtonState, training: Training
+) -> tuple[NewtonState, Strays]:
+    """Simulate draws of a flow and add them to the pool, in the place of the oldest.
+
+    Returns
+    -------
+    The state with the flow and its draws, and how many of these are astray.
+    """
+    raw = own_draws(problem, state, training.params)
+    num_flows = state.pool.counts.size - 1
+    index = 1 + int(state.epoch) % num_flows
+    if index == int(state.last):
+        index = 1 + index % num_flows
+    flows = _put(state.flows, training.params, index)
+    pool = insert(state.pool, index, in_units(raw, state.targets))
+    blocks = np.flatnonzero(np.asarray(pool.counts))
+    density = partial(_density, problem.flow, flows)
+    of_new = _by_block(pool, blocks, lambda block: density(index, pool.draws.flat, block))
+    at_new = _by_block(pool, blocks, lambda block: density(block, pool.draws.flat, index))
+    if problem.circuit.prior is not None:
+        at_new[0] = pool.draws.log_prior[index]
+    pool = with_densities(pool, index, of_new, at_new)
+    new = state._replace(training=training, pool=pool, flows=flows, last=np.asarray(index))
+    return new, count_strays(raw, state.targets)
+
+
+def own_draws(problem: Problem, state: NewtonState, params: Params) -> Draws:
+    """Simulate draws of a flow, as many as a block of the pool has, with T as the circuit has it."""
+    key = jax.random.fold_in(jax.random.fold_in(state.rng_key, state.epoch), 2)
+    draw_key, noise_key = jax.random.split(key)
+    flat = _sample(problem.flow, draw_key, params, state.pool.log_share.shape[1])
+    return problem.circuit.simulate(noise_key, flat)
+
+
+def densities(
+    problem: Problem, state: NewtonState, params: Params, flat: Array
+) -> tuple[np.ndarray, Array]:
+    """Return log densities of a flow at all draws of the pool, and at draws of its own."""
+    flows = jax.tree.map(lambda leaf: leaf[None], params)
+    density = partial(_density, problem.flow, flows, 0)
+    pool = state.pool
+    blocks = np.flatnonzero(np.asarray(pool.counts))
+    everywhere = _by_block(pool, blocks, lambda block: density(pool.draws.flat, block))
+    return everywhere, density(flat[None], 0)
+
+
+def _by_block(pool: Pool, blocks: np.ndarray, density: Callable[[int], Array]) -> np.ndarray:
+    """Return a log density for each block that is used, minus infinity for the others."""
+    values = np.full(pool.log_share.shape, -np.inf, pool.log_share.dtype)
+    for block in blocks:
+        values[block] = density(int(block))
+    return values
+
+
+@partial(jax.jit, static_argnames=("flow", "num_draws"))
+def _sample(flow: Any, rng_key: Array, params: Params, num_draws: int) -> Array:
+    return flow.sample(rng_key, params, num_draws)
+
+
+@partial(jax.jit, static_argnames="flow")
+def _density(flow: Any, flows: Params, which: int, flat: Array, block: int) -> Array:
+    """Return the log density of one of several flows at one block of draws."""
+    return flow.log_prob(jax.tree.map(lambda leaf: leaf[which], flows), flat[block])
+
+
+@jax.jit
+def _put(flows: Params, new: Params, index: int) -> Params:
+    return jax.tree.map(lambda leaf, one: leaf.at[index].set(one), flows, new)
