@@ -1,49 +1,13 @@
-"""Maps between a guide's latents and its flat unconstrained vector, and its density."""
+"""The density of a guide, on the constrained and on the unconstrained space.
+
+Not for a :class:`~numpyro_dsn.program.Program`, which maps its latents itself.
+"""
 
 import jax.numpy as jnp
 from jax import Array
 from numpyro import handlers
 from numpyro.distributions import Distribution, biject_to
-from numpyro.distributions.transforms import Transform
 from numpyro.infer.autoguide import AutoContinuous
-
-
-def constrain(guide: AutoContinuous, flat: Array) -> tuple[dict[str, Array], Array]:
-    """Map a flat unconstrained vector to latents.
-
-    Parameters
-    ----------
-    guide
-        A continuous guide that was set up.
-    flat
-        u, shape ``(D,)``.
-
-    Returns
-    -------
-    Value of each latent site, and log |det dz/du|, shape ``()``.
-    """
-    unpacked = guide._unpack_latent(flat)
-    latents = {name: _transform(guide, name)(unpacked[name]) for name in unpacked}
-    return latents, _log_det(guide, unpacked, latents)
-
-
-def unconstrain(guide: AutoContinuous, latents: dict[str, Array]) -> tuple[Array, Array]:
-    """Map latents to the flat unconstrained vector of a guide.
-
-    Parameters
-    ----------
-    guide
-        A continuous guide that was set up.
-    latents
-        Value of each latent site, without a batch axis.
-
-    Returns
-    -------
-    u, shape ``(D,)``, and log |det dz/du|, shape ``()``.
-    """
-    unpacked = {name: _transform(guide, name).inv(latents[name]) for name in guide._init_locs}
-    flat = jnp.concatenate([jnp.ravel(value) for value in unpacked.values()])
-    return flat, _log_det(guide, unpacked, latents)
 
 
 def log_prob(guide: AutoContinuous, params: dict[str, Array], latents: dict[str, Array]) -> Array:
@@ -73,17 +37,23 @@ def log_prob(guide: AutoContinuous, params: dict[str, Array], latents: dict[str,
 
 
 def unconstrained_posterior(guide: AutoContinuous, params: dict[str, Array]) -> Distribution:
-    """Return the distribution of the flat unconstrained vector."""
+    """Return the distribution of a guide's flat unconstrained vector."""
     return handlers.substitute(guide._get_posterior, data=params)()
 
 
-def _transform(guide: AutoContinuous, name: str) -> Transform:
-    return biject_to(guide.prototype_trace[name]["fn"].support)
+def constrain(guide: AutoContinuous, flat: Array) -> dict[str, Array]:
+    """Map the flat unconstrained vector of a guide, shape ``(D,)``, to latents."""
+    unpacked = guide._unpack_latent(flat)
+    supports = {name: guide.prototype_trace[name]["fn"].support for name in unpacked}
+    return {name: biject_to(supports[name])(unpacked[name]) for name in unpacked}
 
 
-def _log_det(guide: AutoContinuous, unpacked: dict[str, Array], latents: dict[str, Array]) -> Array:
-    terms = [
-        jnp.sum(_transform(guide, name).log_abs_det_jacobian(unpacked[name], latents[name]))
-        for name in unpacked
-    ]
-    return jnp.sum(jnp.stack(terms))
+def unconstrain(guide: AutoContinuous, latents: dict[str, Array]) -> tuple[Array, Array]:
+    """Map latents to the flat unconstrained vector u of a guide; return also log |det dz/du|."""
+    flat, log_dets = [], []
+    for name in guide._init_locs:
+        transform = biject_to(guide.prototype_trace[name]["fn"].support)
+        free = transform.inv(latents[name])
+        flat.append(jnp.ravel(free))
+        log_dets.append(jnp.sum(transform.log_abs_det_jacobian(free, latents[name])))
+    return jnp.concatenate(flat), jnp.sum(jnp.stack(log_dets))

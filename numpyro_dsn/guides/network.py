@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 from jax import Array
 
@@ -63,17 +62,22 @@ def network(layers: Sequence[tuple[Array, Array]], x: Array) -> Array:
     ----------
     Dauphin et al. (2017), *Language modeling with gated convolutional networks*, eq. 1.
     """
-    *hidden, (weight, bias) = layers
-    for hidden_weight, hidden_bias in hidden:
-        value, gate = jnp.split(jnp.matmul(x, hidden_weight) + hidden_bias, 2, axis=-1)
+    *hidden, last = layers
+    for layer in hidden:
+        value, gate = jnp.split(_linear(layer, x), 2, axis=-1)
         x = value * jax.nn.sigmoid(gate)
-    return jnp.matmul(x, weight) + bias
+    return _linear(last, x)
 
 
-def waves(x: Array, num_frequencies: int) -> Array:
-    r"""Append sines and cosines of each input, with periods of 16, 8, 4, ... standard deviations.
+def _linear(layer: tuple[Array, Array], x: Array) -> Array:
+    weight, bias = layer
+    return jnp.matmul(x, weight) + jnp.expand_dims(bias, tuple(range(x.ndim - 1)))
 
-    .. math:: (x, \sin(2^k \pi x / 8), \cos(2^k \pi x / 8)), \qquad k = 0, \dots, K - 1
+
+def fourier_features(x: Array, first: float, num_octaves: int) -> Array:
+    r"""Return sines and cosines of each input, each octave of twice the frequency of the last.
+
+    .. math:: (\sin 2^k \omega x, \cos 2^k \omega x), \qquad k = 0, \dots, K - 1
 
     A network of x alone learns what changes fast in x late, or never.
 
@@ -81,47 +85,19 @@ def waves(x: Array, num_frequencies: int) -> Array:
     ----------
     x
         Inputs, shape ``(..., num_in)``.
-    num_frequencies
+    first
+        Angular frequency :math:`\omega` of the first octave.
+    num_octaves
         K.
 
     Returns
     -------
-    Features, shape ``(..., (2 * K + 1) * num_in)``.
+    Features, shape ``(..., 2 * K * num_in)``.
 
     References
     ----------
     Tancik et al. (2020), *Fourier features let networks learn high frequency functions in low
     dimensional domains*, section 2.
     """
-    phases = [2.0**k * np.pi / 8 * x for k in range(num_frequencies)]
-    return jnp.concatenate([x, *map(jnp.sin, phases), *map(jnp.cos, phases)], axis=-1)
-
-
-def plane_waves(x: Array, num_waves: int) -> Array:
-    r"""Append sines and cosines of waves in all directions, for places in few dimensions.
-
-    .. math:: (x, \sin k_j^\top x, \cos k_j^\top x), \qquad |k_j| = 1, \dots, 32
-
-    Lengths are evenly spaced in their logarithm; directions are random, the same in every run.
-    What is thin and oblique needs fewer of these than of :func:`waves`.
-
-    Parameters
-    ----------
-    x
-        Places, shape ``(..., D)``, in standard deviations of the prior.
-    num_waves
-        Number of waves.
-
-    Returns
-    -------
-    Features, shape ``(..., D + 2 * num_waves)``.
-
-    References
-    ----------
-    Tancik et al. (2020), *Fourier features let networks learn high frequency functions in low
-    dimensional domains*, section 5.
-    """
-    vectors = np.random.default_rng(0).normal(size=(x.shape[-1], num_waves))
-    vectors *= np.geomspace(1.0, 32.0, num_waves) / np.linalg.norm(vectors, axis=0)
-    phase = jnp.matmul(x, jnp.asarray(vectors, x.dtype))
-    return jnp.concatenate([x, jnp.sin(phase), jnp.cos(phase)], axis=-1)
+    phases = [2.0**k * first * x for k in range(num_octaves)]
+    return jnp.concatenate([x[..., :0], *map(jnp.sin, phases), *map(jnp.cos, phases)], axis=-1)

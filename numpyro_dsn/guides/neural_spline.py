@@ -1,58 +1,144 @@
-"""The neural spline guide."""
+"""The guide whose flow is :class:`~numpyro_dsn.guides.CubeFlow`."""
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
 from jax import Array
+from numpyro.infer.initialization import init_to_uniform
 
-from numpyro_dsn.guides.coupling import AutoCoupling
-from numpyro_dsn.guides.transforms import Couplings, MonotoneSpline
+from numpyro_dsn.guides.cube import CubeFlow, Params, default_flow
+from numpyro_dsn.guides.distribution import FlowDistribution
+from numpyro_dsn.guides.flow import AutoFlow
+from numpyro_dsn.guides.transforms import Layer
+from numpyro_dsn.program.tracing import unwrap
 
 
-class SplineCouplings(Couplings):
-    r"""Bend some coordinates by splines whose shapes are functions of the others.
+class CubeTransform(Layer):
+    """The map of a :class:`CubeFlow` from logistic noise to unconstrained latents.
 
-    .. math:: y_b = S(x_b; \theta(x_a)) + t(x_a), \qquad y_a = x_a
+    Parameters
+    ----------
+    flow
+        The flow.
+    params
+        Its parameters.
+    """
 
-    The network's outputs are heights, slopes and shift of each spline.
+    def __init__(self, flow: CubeFlow, params: Params) -> None:
+        self.flow = flow
+        self.params = params
+
+    def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:
+        """Return y and log |det dy/dx|, shapes ``(..., D)`` and ``(...)``."""
+        y, log_det = self.flow.push(self.params, x.reshape(-1, x.shape[-1]))
+        return y.reshape(x.shape), log_det.reshape(x.shape[:-1])
+
+    def invert(self, y: Array) -> tuple[Array, Array]:
+        """Return x and log |det dy/dx|, shapes ``(..., D)`` and ``(...)``."""
+        x, log_det = self.flow.pull(self.params, y.reshape(-1, y.shape[-1]))
+        return x.reshape(y.shape), -log_det.reshape(y.shape[:-1])
+
+    def tree_flatten(self) -> tuple:
+        """Return arrays and static fields, as NumPyro's transforms do."""
+        return (self.params,), (("params",), {"flow": self.flow})
+
+
+class AutoNeuralSpline(AutoFlow):
+    """Neural spline flow of the prior's unit cube onto itself: a guide for :class:`CubeFlow`.
+
+    Its parameters are those of the flow; ``auto_loc`` and ``auto_scale``, which make the cube, are
+    not trained.
+
+    Parameters
+    ----------
+    model
+        A NumPyro model. Sites marked with ``simulator()`` are no latents.
+    num_layers
+        Number of couplings; by default as many as move every coordinate three times.
+    num_transformed
+        Number of coordinates that a coupling moves, given all others; by default a quarter of them,
+        and one of two or three.
+    num_bins, num_octaves, hidden_dim
+        As in :class:`CubeFlow`.
+    prefix
+        Prefix of all parameter sites.
+    init_loc_fn
+        Where to start if the prior cannot be sampled; the start is then a logistic distribution of
+        scale two there in unconstrained space.
 
     References
     ----------
-    Durkan, Bekasov, Murray and Papamakarios, *Neural Spline Flows*, section 3.
+    Durkan, Bekasov, Murray and Papamakarios (2019), *Neural Spline Flows*.
     """
 
-    @staticmethod
-    def num_outputs(num_transformed: int, num_bins: int) -> int:
-        """Return the width of a network's last layer: heights, slopes and a shift of each."""
-        return num_transformed * (2 * num_bins + 2)
+    def __init__(
+        self,
+        model: Callable,
+        *,
+        num_layers: int | None = None,
+        num_transformed: int | None = None,
+        num_bins: int = CubeFlow.num_bins,
+        num_octaves: int = CubeFlow.num_octaves,
+        hidden_dim: int = CubeFlow.hidden_dim,
+        prefix: str = "auto",
+        init_loc_fn: Callable = init_to_uniform,
+    ) -> None:
+        self.num_layers = num_layers
+        self.num_transformed = num_transformed
+        self.num_bins = num_bins
+        self.num_octaves = num_octaves
+        self.hidden_dim = hidden_dim
+        super().__init__(model, prefix=prefix, init_loc_fn=init_loc_fn)
 
-    @staticmethod
-    def move(output: Array, x: Array) -> tuple[Array, Array]:
-        """Return what becomes of the coordinates that move, and log |det dy/dx|."""
-        spline, shift = _spline_and_shift(output, x.shape[-1])
-        y, log_det = spline.call_with_intermediates(x)
-        return y + shift, log_det
+    @property
+    def flow(self) -> CubeFlow:
+        """The flow, once the guide was set up by a first call."""
+        return default_flow(
+            self.latent_dim,
+            self.num_layers,
+            self.num_transformed,
+            num_bins=self.num_bins,
+            num_octaves=self.num_octaves,
+            hidden_dim=self.hidden_dim,
+            prefix=self.prefix,
+        )
 
-    @staticmethod
-    def move_back(output: Array, y: Array) -> tuple[Array, Array]:
-        """Return the inverse of :meth:`move`, and log |det dy/dx|."""
-        spline, shift = _spline_and_shift(output, y.shape[-1])
-        return spline.invert(y - shift)
+    def get_base_dist(self) -> dist.Distribution:
+        """Return standard logistic noise, which is uniform on the cube."""
+        return dist.Logistic(jnp.zeros(self.latent_dim), 1.0).to_event(1)
 
+    def _get_posterior(self) -> FlowDistribution:
+        flow, start = self.flow, self._start
+        names = jax.eval_shape(flow.init, jax.random.key(0), *start)
 
-class AutoNeuralSpline(AutoCoupling):
-    """Neural spline flow: rational-quadratic couplings, then a spline on each coordinate.
+        def initial(name: str) -> Callable[[Array], Array]:
+            return lambda key: flow.init(key, *start)[name]
 
-    Parameters are those of :class:`AutoCoupling`.
+        params = {name: numpyro.param(name, initial(name)) for name in names}
+        return FlowDistribution(self.get_base_dist(), CubeTransform(flow, params))
 
-    References
-    ----------
-    Durkan, Bekasov, Murray and Papamakarios, *Neural Spline Flows*, arXiv:1906.04032.
-    """
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        super()._setup_prototype(*args, **kwargs)
+        moments = self._prior_moments(args, kwargs)
+        if moments is None:
+            self._start = self._init_latent, jnp.full_like(self._init_latent, 2.0)
+            return
+        mean, deviation = moments
+        uniform = self._is_uniform()
+        loc = jnp.where(uniform, 0.0, mean)
+        # The standard logistic distribution has the variance pi^2 / 3.
+        self._start = loc, jnp.where(uniform, 1.0, deviation * np.sqrt(3) / np.pi)
 
-    couplings = SplineCouplings
-
-
-def _spline_and_shift(output: Array, num_transformed: int) -> tuple[MonotoneSpline, Array]:
-    output = output.reshape((*output.shape[:-1], num_transformed, -1))
-    num_bins = (output.shape[-1] - 2) // 2
-    heights, slopes, shift = jnp.split(output, [num_bins, 2 * num_bins + 1], axis=-1)
-    return MonotoneSpline(heights, slopes), shift[..., 0]
+    def _is_uniform(self) -> np.ndarray:
+        """Return for each coordinate whether its prior is uniform: its logit is logistic."""
+        priors = {name: unwrap(self.prototype_trace[name]["fn"]) for name in self._init_locs}
+        parts = [
+            np.full(jnp.size(value), isinstance(priors[name], dist.Uniform))
+            for name, value in self._init_locs.items()
+        ]
+        return np.concatenate(parts)

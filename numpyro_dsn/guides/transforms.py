@@ -10,17 +10,8 @@ from jax import Array
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
 
-from numpyro_dsn.guides.network import network, waves
-
-MAX_LOG_SCALE = 3.0
-"""A coupling scales by at most exp(3): far draws then stay finite in float32."""
-
-SPLINE_RANGE = 4.0
-"""Splines are linear beyond this many standard deviations of the base distribution."""
-
-MIN_SLOPE = 0.03
-"""Least slope of a spline at its knots, and least mean slope between two of them. Far smaller ones
-close gaps by layers so thin that a single draw in one outweighs all others in the gradient."""
+from numpyro_dsn.guides.couplings import permute
+from numpyro_dsn.guides.network import fourier_features, network
 
 
 class Layer(Transform):
@@ -51,8 +42,10 @@ class Layer(Transform):
         """Return arrays and static fields, as NumPyro's transforms do."""
 
 
-class Couplings(Layer):
-    """Layers that each move some coordinates of a vector as a function of the others.
+class AffineCouplings(Layer):
+    r"""Layers that each scale and shift some coordinates by functions of the others.
+
+    .. math:: y_b = x_b \exp(s(x_a)) + t(x_a), \qquad y_a = x_a
 
     All layers have the same shape, and are compiled once.
 
@@ -63,10 +56,17 @@ class Couplings(Layer):
     num_transformed
         Number of coordinates that move.
     networks
-        Weights and biases of every layer's :func:`network` from the :func:`waves` of what stays to
-        the shape of the move: pairs of arrays of shapes ``(num_layers, num_in, num_out)`` and
-        ``(num_layers, num_out)``.
+        Weights and biases of every layer's :func:`network` from what stays, and its
+        :func:`fourier_features` of periods 16, 8, 4, ..., to s, then t: pairs of arrays of shapes
+        ``(num_layers, num_in, num_out)`` and ``(num_layers, num_out)``.
+
+    References
+    ----------
+    Dinh, Sohl-Dickstein and Bengio (2017), *Density estimation using Real NVP*, eq. 7-8.
     """
+
+    max_log_scale = 3.0
+    """A coupling scales by at most exp(3): far draws then stay finite in float32."""
 
     def __init__(
         self,
@@ -78,33 +78,25 @@ class Couplings(Layer):
         self.num_transformed = num_transformed
         self.networks = networks
 
-    @staticmethod
-    @abstractmethod
-    def num_outputs(num_transformed: int, num_bins: int) -> int:
-        """Return the width of a network's last layer."""
-
-    @staticmethod
-    @abstractmethod
-    def move(output: Array, x: Array) -> tuple[Array, Array]:
-        """Return what becomes of the coordinates that move, and log |det dy/dx|."""
-
-    @staticmethod
-    @abstractmethod
-    def move_back(output: Array, y: Array) -> tuple[Array, Array]:
-        """Return the inverse of :meth:`move`, and log |det dy/dx|."""
-
     def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:
         """Return y and log |det dy/dx|, shapes ``(..., D)`` and ``(...)``."""
-        return self._apply(x, self.move, reverse=False)
+
+        def move(log_scale: Array, shift: Array, moving: Array) -> Array:
+            return moving * jnp.exp(log_scale) + shift
+
+        return self._apply(x, move, reverse=False)
 
     def invert(self, y: Array) -> tuple[Array, Array]:
         """Return x and log |det dy/dx|, shapes ``(..., D)`` and ``(...)``."""
-        return self._apply(y, self.move_back, reverse=True)
+
+        def move_back(log_scale: Array, shift: Array, moved: Array) -> Array:
+            return (moved - shift) * jnp.exp(-log_scale)
+
+        return self._apply(y, move_back, reverse=True)
 
     def _apply(
-        self, vector: Array, move: Callable[[Array, Array], tuple[Array, Array]], reverse: bool
+        self, vector: Array, move: Callable[[Array, Array, Array], Array], reverse: bool
     ) -> tuple[Array, Array]:
-        num_frequencies = (self.networks[0][0].shape[-2] // self._num_stay - 1) // 2
         orders = np.array(self.orders)
         first, last = (-1, 0) if reverse else (0, -1)
         # From the order of each layer straight to the next one's, from the last to the vector's.
@@ -115,12 +107,23 @@ class Couplings(Layer):
         def layer(carry: tuple[Array, Array], inputs: tuple) -> tuple[tuple[Array, Array], None]:
             (ordered, log_det), (way, networks) = carry, inputs
             stay, moving = jnp.split(ordered, [self._num_stay], axis=-1)
-            moved, change = move(network(networks, waves(stay, num_frequencies)), moving)
-            return (_permute(jnp.concatenate([stay, moved], axis=-1), way), log_det + change), None
+            log_scale, shift = self._log_scale_and_shift(networks, stay)
+            moved = move(log_scale, shift, moving)
+            ordered = permute(jnp.concatenate([stay, moved], axis=-1), way)
+            return (ordered, log_det + log_scale.sum(-1)), None
 
         vector = vector.astype(jnp.result_type(vector, self.networks[0][0]))
-        start = _permute(vector, orders[first]), jnp.zeros(vector.shape[:-1], vector.dtype)
+        start = permute(vector, orders[first]), jnp.zeros(vector.shape[:-1], vector.dtype)
         return jax.lax.scan(layer, start, (ways, self.networks), reverse=reverse)[0]
+
+    def _log_scale_and_shift(
+        self, networks: Sequence[tuple[Array, Array]], stay: Array
+    ) -> tuple[Array, Array]:
+        num_octaves = (networks[0][0].shape[-2] // self._num_stay - 1) // 2
+        features = [stay, fourier_features(stay, np.pi / 8, num_octaves)]
+        outputs = network(networks, jnp.concatenate(features, axis=-1))
+        log_scale, shift = jnp.split(outputs, 2, axis=-1)
+        return self.max_log_scale * jnp.tanh(log_scale / self.max_log_scale), shift
 
     @property
     def _num_stay(self) -> int:
@@ -130,113 +133,6 @@ class Couplings(Layer):
         """Return arrays and static fields, as NumPyro's transforms do."""
         static = {"orders": self.orders, "num_transformed": self.num_transformed}
         return (self.networks,), (("networks",), static)
-
-
-class AffineCouplings(Couplings):
-    r"""Scale and shift some coordinates by functions of the others.
-
-    .. math:: y_b = x_b \exp(s(x_a)) + t(x_a), \qquad y_a = x_a
-
-    The network's outputs are s, then t.
-
-    References
-    ----------
-    Dinh, Sohl-Dickstein and Bengio, *Density estimation using Real NVP*, eq. 7-8.
-    """
-
-    @staticmethod
-    def num_outputs(num_transformed: int, num_bins: int) -> int:
-        """Return the width of a network's last layer; there are no bins."""
-        return 2 * num_transformed
-
-    @staticmethod
-    def move(output: Array, x: Array) -> tuple[Array, Array]:
-        """Return what becomes of the coordinates that move, and log |det dy/dx|."""
-        log_scale, shift = _log_scale_and_shift(output)
-        return x * jnp.exp(log_scale) + shift, log_scale.sum(-1)
-
-    @staticmethod
-    def move_back(output: Array, y: Array) -> tuple[Array, Array]:
-        """Return the inverse of :meth:`move`, and log |det dy/dx|."""
-        log_scale, shift = _log_scale_and_shift(output)
-        return (y - shift) * jnp.exp(-log_scale), log_scale.sum(-1)
-
-
-class MonotoneSpline(Layer):
-    r"""Bend each coordinate by its own monotone rational-quadratic spline, linear in the tails.
-
-    The knots are equally spaced in x on [-4, 4] and free in y; zero parameters are the identity.
-
-    Parameters
-    ----------
-    heights
-        Unconstrained heights of the bins, shape ``(D, num_bins)``.
-    slopes
-        Unconstrained derivatives at the knots, shape ``(D, num_bins + 1)``.
-
-    References
-    ----------
-    Durkan, Bekasov, Murray and Papamakarios, *Neural Spline Flows*, eq. 4-8.
-    """
-
-    def __init__(self, heights: Array, slopes: Array) -> None:
-        self.heights = heights
-        self.slopes = slopes
-
-    def _knots(self) -> tuple[Array, Array, Array, float]:
-        num_bins = self.heights.shape[-1]
-        width = 2 * SPLINE_RANGE / num_bins
-        heights = width * _positive(self.heights)
-        starts = jnp.cumsum(heights, axis=-1) - heights
-        # The middle knot stays where it is in x, so that location is left to the affine layer.
-        middle = num_bins // 2
-        starts = starts - starts[..., middle : middle + 1] + (middle * width - SPLINE_RANGE)
-        return starts, heights, _positive(self.slopes), width
-
-    def call_with_intermediates(self, x: Array) -> tuple[Array, Array]:
-        """Return y and log |det dy/dx|, shapes ``(..., D)`` and ``(...)``."""
-        starts, heights, slopes, width = self._knots()
-        num_bins = heights.shape[-1]
-        position = (x + SPLINE_RANGE) / width
-        index = jnp.clip(jnp.floor(position), 0, num_bins - 1).astype(int)
-        start, height, left, right = _select(index, starts, heights, slopes)
-        fraction = jnp.clip(position - index, 0.0, 1.0)
-        chord = height / width
-        inner = fraction * (1 - fraction)
-        denominator = chord + (left + right - 2 * chord) * inner
-        y = start + height * (chord * fraction**2 + left * inner) / denominator
-        slope = _slope(fraction, chord, left, right)
-        # Outside the knots `slope` is the end derivative, because `fraction` is clipped to 0 or 1.
-        outside = (position - index - fraction) * width
-        return y + slope * outside, jnp.log(slope).sum(-1)
-
-    def invert(self, y: Array) -> tuple[Array, Array]:
-        """Return x and log |det dy/dx|, shapes ``(..., D)`` and ``(...)``."""
-        starts, heights, slopes, width = self._knots()
-        num_bins = heights.shape[-1]
-        index = jnp.sum(y[..., None] >= starts[..., 1:], axis=-1)
-        start, height, left, right = _select(index, starts, heights, slopes)
-        offset = jnp.clip(y - start, 0.0, height)
-        chord = height / width
-        bend = left + right - 2 * chord
-        a = height * (chord - left) + offset * bend
-        b = height * left - offset * bend
-        c = -chord * offset
-        # Rounding can make this zero, where a square root has no gradient.
-        root = jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, jnp.finfo(y.dtype).tiny))
-        # Either form of the root, whichever does not cancel; a > 0 where b < 0.
-        falls = b < 0
-        fraction = jnp.where(falls, root - b, -2 * c) / jnp.where(falls, 2 * a, b + root)
-        fraction = jnp.clip(fraction, 0.0, 1.0)
-        below = jnp.minimum(y - starts[..., 0], 0.0) / _positive(self.slopes[..., 0])
-        end = starts[..., -1] + heights[..., -1]
-        above = jnp.maximum(y - end, 0.0) / _positive(self.slopes[..., num_bins])
-        x = (index + fraction) * width - SPLINE_RANGE + below + above
-        return x, jnp.log(_slope(fraction, chord, left, right)).sum(-1)
-
-    def tree_flatten(self) -> tuple:
-        """Return arrays and static fields, as NumPyro's transforms do."""
-        return (self.heights, self.slopes), (("heights", "slopes"), {})
 
 
 class ElementwiseAffine(Layer):
@@ -266,37 +162,3 @@ class ElementwiseAffine(Layer):
     def tree_flatten(self) -> tuple:
         """Return arrays and static fields, as NumPyro's transforms do."""
         return (self.loc, self.scale), (("loc", "scale"), {})
-
-
-def _permute(x: Array, order: Array) -> Array:
-    """Return the coordinates in another order; the gradient is as fast as the value."""
-    return jnp.take(x, order, axis=-1, unique_indices=True, mode="clip")
-
-
-def _log_scale_and_shift(output: Array) -> tuple[Array, Array]:
-    """Split the output of an affine coupling's network; limit the scale."""
-    log_scale, shift = jnp.split(output, 2, axis=-1)
-    return MAX_LOG_SCALE * jnp.tanh(log_scale / MAX_LOG_SCALE), shift
-
-
-def _slope(fraction: Array, chord: Array, left: Array, right: Array) -> Array:
-    """Return the derivative of a spline at a fraction of a bin with these slopes at its ends."""
-    inner = fraction * (1 - fraction)
-    denominator = chord + (left + right - 2 * chord) * inner
-    numerator = right * fraction**2 + 2 * chord * inner + left * (1 - fraction) ** 2
-    return chord**2 * numerator / denominator**2
-
-
-def _positive(x: Array) -> Array:
-    """Map the reals to the positive numbers, zero to one."""
-    return jax.nn.softplus(x + np.log(np.expm1(1 - MIN_SLOPE))) + MIN_SLOPE
-
-
-def _select(index: Array, starts: Array, heights: Array, slopes: Array) -> tuple[Array, ...]:
-    """Return start, height and both end slopes of the bins; a one-hot product, not a gather.
-
-    The gradient of a gather is a scatter, which is several times slower on a CPU.
-    """
-    chosen = jax.nn.one_hot(index, heights.shape[-1], dtype=heights.dtype)
-    tables = (starts, heights, slopes[..., :-1], slopes[..., 1:])
-    return tuple(jnp.sum(chosen * table, axis=-1) for table in tables)
