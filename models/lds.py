@@ -23,13 +23,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 from models import report
-from numpyro_dsn import (
-    DSN,
-    DSNResult,
-    PenaltyMethod,
-    behavior,
-    sensitivity,
-)
+from numpyro_dsn import DSN, DSNResult, PenaltyMethod, behavior, sensitivity
 from numpyro_dsn.constraints import Moments
 from numpyro_dsn.guides import AutoRealNVP
 
@@ -141,7 +135,7 @@ def fit_as_published(
         circuit,
         TARGETS[target],
         guide=AutoRealNVP(circuit, init_variance=1.0),
-        multipliers=PenaltyMethod(penalty_init),
+        method=PenaltyMethod(penalty_init),
         num_steps=num_steps,
     )
     return dsn.run(jax.random.key(seed), num_epochs=num_epochs)

@@ -37,9 +37,8 @@ from models.sc_simulator import (
     task_mixing,
     weight_matrix,
 )
-from numpyro_dsn import DSN, DSNResult, DualNewton, behavior
+from numpyro_dsn import DSN, DSNResult, behavior
 from numpyro_dsn.constraints import AtLeast, AtMost, Moments
-from numpyro_dsn.guides import AutoRealNVP
 
 BOX = 5.0
 """Bound on every weight, dimensionless; the published successor's. The draft has none."""
@@ -50,9 +49,6 @@ STRENGTHS = np.array([0.0, 0.3, 0.5, 0.675, 0.85, 1.0])
 
 NUM_TRIALS = 100
 """Trials of each task in a simulation."""
-
-NUM_RUNS = 16_000
-"""Simulations in an epoch: circuits times simulations of each."""
 
 SLACK = 0.05
 """How far responses may be from all-or-none; the tolerance of the draft's convergence test."""
@@ -187,21 +183,17 @@ class Setting(NamedTuple):
         Arguments of :func:`circuit`.
     behavior
         Function of sites and accuracy.
-    num_replicates
-        Number of simulations of each circuit, of 100 trials: few where their noise matters little
-        and more circuits help.
     """
 
     num_weights: int
     protocol: Protocol
     behavior: Any
-    num_replicates: int
 
 
 SETTINGS = {
-    "successor": Setting(4, SUCCESSOR, accurate, 4),
-    "draft": Setting(8, DRAFT, decided, 2),
-    "as-drafted": Setting(8, DRAFT, decided_as_drafted, 2),
+    "successor": Setting(4, SUCCESSOR, accurate),
+    "draft": Setting(8, DRAFT, decided),
+    "as-drafted": Setting(8, DRAFT, decided_as_drafted),
 }
 
 
@@ -240,9 +232,8 @@ def fit(
     seed: int,
     num_epochs: int,
     num_trials: int = NUM_TRIALS,
-    num_replicates: int | None = None,
 ) -> DSNResult:
-    """Fit one accuracy.
+    """Fit one accuracy with the default method.
 
     Parameters
     ----------
@@ -252,20 +243,9 @@ def fit(
         Seed of the run.
     num_epochs
         Largest number of epochs.
-    num_replicates
-        Number of simulations of each circuit, each of ``num_trials`` trials; the setting's by
-        default.
     """
     model, statements = problem(name, accuracy, num_trials)
-    setting = SETTINGS[name]
-    # Accurate circuits lie on a thin sheet, which one coupling of this kind can bend.
-    num_layers = 2 * setting.num_weights
-    guide = AutoRealNVP(model, num_layers=num_layers, num_transformed=1, num_components=8)
-    replicates = num_replicates or setting.num_replicates
-    # A simulation takes long, so that the first round of prior draws is all.
-    num_draws = NUM_RUNS // replicates
-    method = DualNewton(max_first=0, num_draws=num_draws, num_replicates=replicates)
-    dsn = DSN(model, statements, guide, multipliers=method)
+    dsn = DSN(model, statements)
     return dsn.run(jax.random.key(seed), num_epochs=num_epochs)
 
 
@@ -320,7 +300,6 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help=f"fit all of {ACCURACIES}")
     parser.add_argument("--num-epochs", type=int, default=30)
     parser.add_argument("--num-trials", type=int, default=NUM_TRIALS)
-    parser.add_argument("--num-replicates", type=int)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     from models import sc_figures  # matplotlib is only needed here
@@ -330,14 +309,8 @@ def main() -> None:
     of_optimum: dict[float, ModeDraws] = {}
     for accuracy in ACCURACIES if arguments.all else (arguments.accuracy,):
         print(f"accuracy {accuracy}")
-        result = fit(
-            arguments.setting,
-            accuracy,
-            arguments.seed,
-            arguments.num_epochs,
-            arguments.num_trials,
-            arguments.num_replicates,
-        )
+        sizes = arguments.num_epochs, arguments.num_trials
+        result = fit(arguments.setting, accuracy, arguments.seed, *sizes)
         result.print_summary()
         datasets[accuracy] = to_data(result)
         file = arguments.out / f"fit_{accuracy}.nc"

@@ -65,8 +65,8 @@ def plot_path(data: Any) -> np.ndarray:
     axes[1].set_yscale("log")
     axes[2].set_yscale("symlog")
     axes[0].set_ylabel("effective draws")
-    axes[1].set_ylabel("violation / sd")
-    axes[2].set_ylabel("multiplier x sd at the start")
+    axes[1].set_ylabel("violation / unit")
+    axes[2].set_ylabel("multiplier x unit")
     axes[2].set_xlabel("epoch")
     axes[1].legend(fontsize=7)
     return axes

@@ -28,8 +28,8 @@ class ModeDraws(NamedTuple):
 def mode_draws(result: DSNResult, rng_key: Array) -> tuple[ModeDraws, ModeDraws]:
     """Return the eigenvalues of 1000 circuits of a fit, and of the certified optimum.
 
-    Circuits of the optimum are chosen by their weights from ten times as many of the fit; both
-    steps add to the error of a mean.
+    Circuits of the optimum are chosen by their weights among all that were simulated; draws and
+    choice both add to the error of a mean.
     """
     fitted = np.asarray(result.get_samples()["eigenvalue"])
     sites, ess = result.draw_corrected(rng_key, len(fitted))

@@ -28,7 +28,6 @@ from models.stg_circuit import (
 )
 from numpyro_dsn import DSN, DSNResult, behavior, sensitivity
 from numpyro_dsn.constraints import Moments
-from numpyro_dsn.guides import AutoRealNVP
 
 Box = tuple[tuple[float, float], tuple[float, float]]
 
@@ -42,8 +41,6 @@ CONDUCTANCES = ("g_el", "g_synA")
 COORDS = {"conductance": np.array(CONDUCTANCES), "neuron": np.array(NEURONS)}
 """Names of the elements in ArviZ data."""
 HUB = NEURONS.index("hub")
-NUM_WAVES = 128
-"""Number of waves that the network sees which rejects draws of the flow."""
 NUM_SAMPLES = 250
 """Steps of each chain of NUTS to adapt, and as many to keep: one takes 100 gradients and more."""
 MEAN, STD = 0.55, 0.025
@@ -96,8 +93,8 @@ def fit(
 ) -> DSNResult:
     """Fit one of the properties with the default method.
 
-    Without noise the frequency jumps between circuits, so that the solution has folds and slits; a
-    network that sees waves at their place cuts them out. Noise blurs them.
+    Without noise the frequency jumps between circuits, so that the solution has folds and slits;
+    noise blurs them.
 
     Parameters
     ----------
@@ -114,11 +111,7 @@ def fit(
     num_chains
         Number of independent fits.
     """
-    num_waves = 0 if noise else NUM_WAVES
-    guide = AutoRealNVP(
-        circuit, num_components=8, acceptance_dims=(64, 64), num_waves=num_waves, truncated=True
-    )
-    dsn = DSN(circuit, BEHAVIORS[property_name], guide, num_chains=num_chains)
+    dsn = DSN(circuit, BEHAVIORS[property_name], num_chains=num_chains)
     return dsn.run(jax.random.key(seed), box, noise, num_epochs=num_epochs)
 
 
@@ -181,7 +174,7 @@ def plot_conductances(data: Any, box: Box, starred: np.ndarray, axis: Any) -> No
     for number, point in enumerate(starred):
         axis.plot(*point, "*", color=f"C{number}", ms=14, mec="black", mew=0.8)
     if hasattr(data, "sensitivity"):
-        found = data["sensitivity"]
+        found = data["sensitivity"].isel(chain=0)
         for location, directions in zip(
             found["location"].values, found["eigenvector"].values, strict=True
         ):

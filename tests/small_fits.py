@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro.infer.autoguide import (
-    AutoDiagonalNormal,
-)
+from numpyro.infer.autoguide import AutoDiagonalNormal
 from numpyro.infer.initialization import init_to_value
 
 from numpyro_dsn import DSN, PenaltyMethod
@@ -35,7 +33,7 @@ def gaussian(model):
 
 def make_dsn(model=circuit, asked=FAR, guide=gaussian, **settings):
     settings = {
-        "multipliers": PenaltyMethod(num_batches=10),
+        "method": PenaltyMethod(num_batches=10),
         "num_particles": NUM_DRAWS // 10,
         "num_steps": 20,
     } | settings

@@ -2,25 +2,23 @@
 
 import json
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpyro import handlers
-from numpyro.distributions import MixtureSameFamily
-from numpyro.distributions.transforms import ComposeTransform
 from numpyro.infer import MCMC, NUTS
 
 from numpyro_dsn.baselines._problem import Problem, as_tilted_problem
-from numpyro_dsn.baselines.mixture import normal_to_mixture
-from numpyro_dsn.baselines.output import simulate_draws, to_data
-from numpyro_dsn.baselines.space import ToLatents, tilted_density, unconstrained_space
-from numpyro_dsn.guides import constrain, unconstrained_posterior
-from numpyro_dsn.guides.rejection import RejectionFlow, press_inside
+from numpyro_dsn.baselines.densities import tilted_density, to_latents
+from numpyro_dsn.baselines.output import by_chain, simulate_draws, to_data
 from numpyro_dsn.inference_data import Coords, Dims
+from numpyro_dsn.program import constrain
 from numpyro_dsn.result import DSNResult
+
+ToFlat = Callable[[Array], tuple[Array, Array]]
 
 STATS = {
     "diverging": "diverging",
@@ -29,6 +27,22 @@ STATS = {
     "n_steps": "num_steps",
 }
 """ArviZ's names of what NumPyro records."""
+
+
+class Chains(NamedTuple):
+    """What NumPyro returns.
+
+    positions
+        Shape ``(num_chains * num_samples, D)``.
+    fields
+        What it records, by its own names, each of shape ``(num_chains, num_samples)``.
+    num_steps
+        Leapfrog steps of all chains, those of the warmup included.
+    """
+
+    positions: Array
+    fields: dict[str, Array]
+    num_steps: int
 
 
 def nuts(
@@ -48,8 +62,7 @@ def nuts(
     .. math:: q^*(z) \propto p(z) \exp(\eta^\top \bar T(z))
 
     With ``neutra`` the chains move in normal noise that the fitted flow maps to z. As far as the
-    flow is right, the density of the noise is normal, and modes of z are neighbors. What a
-    truncated flow rejects is pressed into the last percent of the box.
+    flow is right, the density of the noise is normal, and modes of z are neighbors.
 
     Parameters
     ----------
@@ -78,8 +91,8 @@ def nuts(
     Raises
     ------
     ValueError
-        If the natural parameters are unknown, ``neutra`` is asked without a fit, or there is no
-        step to adapt.
+        If the natural parameters are unknown, ``neutra`` is asked without a fit or of a guide
+        that maps no noise to latents, or there is no step to adapt.
 
     References
     ----------
@@ -91,97 +104,82 @@ def nuts(
         raise ValueError(f"`num_warmup` must be at least 1, but is {num_warmup}.")
     start_key, chain_key, noise_key = jax.random.split(rng_key, 3)
     problem = as_tilted_problem(source)
+    program, shape = problem.program, (num_chains, problem.program.num_latents)
     began = time.perf_counter()
+    to_flat = _through_flow(source) if neutra else _as_it_is
     if neutra:
-        dim, to_latents = _flow_space(source)
-        start = jax.random.normal(start_key, (num_chains, dim))
-    else:
-        dim, to_latents, _ = unconstrained_space(problem.program)
-        # Where NumPyro starts too.
-        start = jax.random.uniform(start_key, (num_chains, dim), minval=-2.0, maxval=2.0)
+        start = jax.random.normal(start_key, shape)
+    else:  # where NumPyro starts too
+        start = jax.random.uniform(start_key, shape, minval=-2.0, maxval=2.0)
     density = tilted_density(problem, num_replicates)
 
     def potential(position: Array) -> Array:
-        latents, log_det = to_latents(position)
-        return -density(latents) - log_det
+        flat, log_det = to_flat(position)
+        latents, log_det_support = constrain(program, flat)
+        return -density(latents) - log_det - log_det_support
 
-    mcmc = MCMC(
-        NUTS(potential_fn=potential),
-        num_warmup=num_warmup,
-        num_samples=num_samples,
-        num_chains=num_chains,
-        chain_method="vectorized",
-        progress_bar=False,
-    )
-    # Warmup is collected because its simulations have to be paid too.
-    mcmc.warmup(
-        chain_key, init_params=start, extra_fields=tuple(STATS.values()), collect_warmup=True
-    )
-    num_steps = int(np.sum(mcmc.get_extra_fields()["num_steps"]))
-    mcmc.run(chain_key, extra_fields=tuple(STATS.values()))
-    fields = mcmc.get_extra_fields(group_by_chain=True)
-    num_steps += int(np.sum(fields["num_steps"]))
-    positions = mcmc.get_samples(group_by_chain=True).reshape(num_chains * num_samples, -1)
-    latents, _ = jax.jit(jax.vmap(to_latents))(positions)
+    chains = _run(chain_key, potential, start, num_warmup, num_samples)
+    flat, _ = jax.jit(jax.vmap(to_flat))(chains.positions)
+    latents = to_latents(program, flat)
     log_tilted = jax.jit(jax.vmap(density))(latents)
-    runs = simulate_draws(jax.random.split(noise_key, len(positions)), problem, latents)
+    runs = simulate_draws(jax.random.split(noise_key, len(flat)), problem, latents)
     seconds = time.perf_counter() - began
 
-    def by_chain(leaf: Array) -> np.ndarray:
-        return np.asarray(leaf).reshape(num_chains, num_samples, *leaf.shape[1:])
-
-    stats = {name: np.asarray(fields[field]) for name, field in STATS.items()}
-    stats["lp"] = by_chain(log_tilted)
-    replicates = num_replicates if problem.program.is_stochastic else 1
+    stats = {name: np.asarray(chains.fields[field]) for name, field in STATS.items()}
+    stats["lp"] = by_chain(log_tilted, num_chains)
+    replicates = num_replicates if program.is_stochastic else 1
     attrs = {
         "inference_method": "NeuTra" if neutra else "NUTS",
-        "num_simulations": num_steps * replicates + len(positions),
+        "num_simulations": chains.num_steps * replicates + len(flat),
         "sampling_time": seconds,
         "num_warmup": num_warmup,
         "natural_parameters": json.dumps(np.asarray(problem.natural_parameters).tolist()),
     }
-    return to_data(problem, jax.tree.map(by_chain, runs), stats, attrs, coords, dims)
+    return to_data(problem, by_chain(runs, num_chains), stats, attrs, coords, dims)
 
 
-def _flow_space(source: Problem | DSNResult) -> tuple[int, ToLatents]:
-    """Return the map from normal noise through a fitted flow to the latents."""
-    fit, params = _require_fit(source).fit, _held_params(_require_fit(source))
-    posterior = unconstrained_posterior(fit.guide, params)
-    bounded = (False,) * fit.guide.latent_dim
-    if isinstance(posterior, RejectionFlow):
-        base, transform = posterior.flow.base_dist, ComposeTransform(posterior.flow.transforms)
-        bounded = posterior.bounded
-    else:
-        try:
-            transform = fit.guide.get_transform(params)
-        except (NotImplementedError, TypeError, AssertionError) as error:
-            raise ValueError(
-                f"`neutra` needs a guide with a transform, but {type(fit.guide).__name__} has "
-                "none; fit with `AutoRealNVP`."
-            ) from error
-        base = handlers.substitute(fit.guide.get_base_dist, data=params)()
-    # In the coordinates of a mixture itself a chain would stay in the component it started in.
-    is_mixture = isinstance(base, MixtureSameFamily)
-
-    def to_latents(noise: Array) -> tuple[dict[str, Array], Array]:
-        position, log_det = normal_to_mixture(base, noise) if is_mixture else (noise, jnp.zeros(()))
-        x = transform(position)
-        log_det_flow = jnp.sum(transform.log_abs_det_jacobian(position, x))
-        flat, log_det_box = press_inside(x, bounded)
-        latents, log_det_support = constrain(fit.guide, flat)
-        return latents, log_det + log_det_flow + log_det_box + log_det_support
-
-    return fit.guide.latent_dim, to_latents
+def _run(
+    rng_key: Array,
+    potential: Callable[[Array], Array],
+    start: Array,
+    num_warmup: int,
+    num_samples: int,
+) -> Chains:
+    """Run chains from several starts, together."""
+    mcmc = MCMC(
+        NUTS(potential_fn=potential),
+        num_warmup=num_warmup,
+        num_samples=num_samples,
+        num_chains=len(start),
+        chain_method="vectorized",
+        progress_bar=False,
+    )
+    extra = tuple(STATS.values())
+    # Warmup is collected because its simulations have to be paid too.
+    mcmc.warmup(rng_key, init_params=start, extra_fields=extra, collect_warmup=True)
+    num_steps = int(np.sum(mcmc.get_extra_fields()["num_steps"]))
+    mcmc.run(rng_key, extra_fields=extra)
+    fields = mcmc.get_extra_fields(group_by_chain=True)
+    num_steps += int(np.sum(fields["num_steps"]))
+    positions = mcmc.get_samples(group_by_chain=True)
+    return Chains(positions.reshape(-1, start.shape[-1]), fields, num_steps)
 
 
-def _require_fit(source: Problem | DSNResult) -> DSNResult:
+def _as_it_is(position: Array) -> tuple[Array, Array]:
+    return position, jnp.zeros(())
+
+
+def _through_flow(source: Problem | DSNResult) -> ToFlat:
+    """Return the map from normal noise through a fitted flow, and its log determinant."""
     if not isinstance(source, DSNResult):
         raise ValueError(
             "`neutra` samples in the coordinates of a fitted flow, but a problem has none; pass "
             "the `DSNResult`."
         )
-    return source
+    flow, params = source.fit.flow, source.flow_params
 
+    def to_flat(noise: Array) -> tuple[Array, Array]:
+        flat, log_det = flow.from_normal(params, noise[None])
+        return flat[0], log_det[0]
 
-def _held_params(result: DSNResult) -> dict[str, Array]:
-    return jax.tree.map(lambda leaf: leaf[result.chain], result.params)
+    return to_flat

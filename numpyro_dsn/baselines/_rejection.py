@@ -5,17 +5,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from numpyro_dsn.baselines._problem import Problem, as_problem
-from numpyro_dsn.baselines.distance import behavior_distance
-from numpyro_dsn.baselines.output import BATCH_SIZE, simulate_draws, to_data
-from numpyro_dsn.baselines.space import prior_sampler, unconstrained_space
+from numpyro_dsn.baselines.densities import prior_sampler, to_latents
+from numpyro_dsn.baselines.distance import Distance, behavior_distance
+from numpyro_dsn.baselines.output import BATCH_SIZE, by_chain, simulate_draws, to_data
 from numpyro_dsn.inference_data import Coords, Dims
-from numpyro_dsn.program import simulate
+from numpyro_dsn.program import constrain, simulate
 from numpyro_dsn.result import DSNResult
 
 MIN_ACCEPTED = 4
@@ -63,26 +62,12 @@ def rejection(
         If fewer than four draws are kept, a tolerance is missing, or the prior is improper.
     """
     problem = as_problem(source)
-    program, args, kwargs, _ = problem
-    distance = behavior_distance(program, tolerance)
+    distance = behavior_distance(problem.program, tolerance)
     began = time.perf_counter()
-    space = unconstrained_space(program)
     draw_key, noise_key = jax.random.split(rng_key)
-    flat = prior_sampler(problem, space, num_simulations)(draw_key)
+    flat = prior_sampler(problem, num_simulations)(draw_key)
     keys = jax.random.split(noise_key, num_simulations)
-
-    @jax.jit
-    def distances(keys: Array, flat: Array) -> Array:
-        def run(pair: tuple[Array, Array]) -> Array:
-            latents, _ = space.to_latents(pair[1])
-            sites = simulate(
-                pair[0], program.model, latents, program.constraints, args, kwargs
-            ).sites
-            return distance(sites)
-
-        return jax.lax.map(run, (keys, flat), batch_size=BATCH_SIZE)
-
-    found = np.asarray(distances(keys, flat))
+    found = _distances(problem, distance, keys, flat)
     kept = np.flatnonzero(found <= epsilon)
     if len(kept) < MIN_ACCEPTED:
         raise ValueError(
@@ -91,14 +76,15 @@ def rejection(
             "or `epsilon`."
         )
     # The kept ones once more, with the same keys: sites of all would fill the memory.
-    latents, _ = jax.jit(jax.vmap(space.to_latents))(flat[kept])
-    runs = simulate_draws(keys[kept], problem, latents)
+    runs = simulate_draws(keys[kept], problem, to_latents(problem.program, flat[kept]))
     seconds = time.perf_counter() - began
-    stats = {"distance": found[None, kept]}
     share = len(kept) / num_simulations
-    stats["log_normalizer"] = np.log([share])
-    stats["log_normalizer_se"] = np.sqrt([(1 - share) / len(kept)])
-    if not program.is_stochastic:
+    stats = {
+        "distance": found[None, kept],
+        "log_normalizer": np.log([share]),
+        "log_normalizer_se": np.sqrt([(1 - share) / len(kept)]),
+    }
+    if not problem.program.is_stochastic:
         stats["log_q"] = np.asarray(runs.log_prior)[None] - np.log(share)
     attrs = {
         "inference_method": "rejection ABC",
@@ -106,5 +92,18 @@ def rejection(
         "sampling_time": seconds,
         "epsilon": float(epsilon),
     }
-    by_chain = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], runs)
-    return to_data(problem, by_chain, stats, attrs, coords, dims)
+    return to_data(problem, by_chain(runs, 1), stats, attrs, coords, dims)
+
+
+def _distances(problem: Problem, distance: Distance, keys: Array, flat: Array) -> np.ndarray:
+    """Simulate draws once each and return their distances to the behavior."""
+    program, args, kwargs, _ = problem
+
+    def run(pair: tuple[Array, Array]) -> Array:
+        latents, _ = constrain(program, pair[1])
+        return distance(
+            simulate(pair[0], program.model, latents, program.constraints, args, kwargs).sites
+        )
+
+    run_all = jax.jit(lambda pairs: jax.lax.map(run, pairs, batch_size=BATCH_SIZE))
+    return np.asarray(run_all((keys, flat)))

@@ -2,7 +2,8 @@
 
 import json
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +11,44 @@ import numpy as np
 from jax import Array
 
 from numpyro_dsn.baselines._problem import Problem, as_tilted_problem
-from numpyro_dsn.baselines.output import simulate_draws, to_data
-from numpyro_dsn.baselines.random_walk import require_blackjax, step_cholesky
-from numpyro_dsn.baselines.space import (
+from numpyro_dsn.baselines.densities import (
+    Latents,
     prior_density,
     prior_sampler,
     tilted_density,
-    unconstrained_space,
+    to_latents,
 )
+from numpyro_dsn.baselines.output import by_chain, simulate_draws, to_data
+from numpyro_dsn.baselines.random_walk import require_blackjax, step_cholesky
 from numpyro_dsn.inference_data import Coords, Dims
+from numpyro_dsn.program import Program, constrain
 from numpyro_dsn.result import DSNResult
+
+Density = Callable[[Latents], Array]
 
 EVALUATIONS_PER_STEP = 3
 """Of the tilt, beside those of the random walk: to choose the temperature, to start, to weight."""
 
 MAX_TEMPERATURES = 1000
+
+
+class Run(NamedTuple):
+    """One run from the prior to the tilted model.
+
+    particles
+        Unconstrained latents, shape ``(num_particles, D)``.
+    log_normalizer
+        log Z, in nats.
+    num_temperatures
+        Number of steps from temperature to temperature.
+    acceptance_rate
+        Of the random walk at the last one.
+    """
+
+    particles: Array
+    log_normalizer: float
+    num_temperatures: int
+    acceptance_rate: float
 
 
 def smc(
@@ -84,21 +108,66 @@ def smc(
     P. Del Moral, A. Doucet and A. Jasra, *Sequential Monte Carlo samplers*, JRSS B 68, 2006.
     """
     require_blackjax()
+    problem = as_tilted_problem(source)
+    began = time.perf_counter()
+    densities = prior_density(problem), tilted_density(problem, num_replicates)
+    step = _tempering(problem.program, *densities, num_mcmc_steps, target_ess)
+    draw_prior = prior_sampler(problem, num_particles)
+    runs = []
+    for run_key in jax.random.split(rng_key, num_chains):
+        start_key, step_key = jax.random.split(run_key)
+        runs.append(_temper(step_key, step, draw_prior(start_key)))
+    found = Run(*(np.stack(leaves) for leaves in zip(*runs, strict=True)))
+    flat = jnp.asarray(found.particles).reshape(-1, problem.program.num_latents)
+    latents = to_latents(problem.program, flat)
+    lp = by_chain(jax.jit(jax.vmap(densities[1]))(latents), num_chains)
+    keys = jax.random.split(jax.random.fold_in(rng_key, num_chains), len(flat))
+    simulations = simulate_draws(keys, problem, latents)
+    seconds = time.perf_counter() - began
+
+    replicates = num_replicates if problem.program.is_stochastic else 1
+    per_temperature = num_particles * (num_mcmc_steps + EVALUATIONS_PER_STEP) * replicates
+    stats = {
+        "lp": lp,
+        "log_q": lp - found.log_normalizer[:, None],
+        "log_normalizer": found.log_normalizer,
+        "num_temperatures": found.num_temperatures,
+        "acceptance_rate": found.acceptance_rate,
+    }
+    attrs = {
+        "inference_method": "SMC",
+        "num_simulations": per_temperature * int(found.num_temperatures.sum()) + len(flat),
+        "sampling_time": seconds,
+        "natural_parameters": json.dumps(np.asarray(problem.natural_parameters).tolist()),
+    }
+    return to_data(problem, by_chain(simulations, num_chains), stats, attrs, coords, dims)
+
+
+def _tempering(
+    program: Program, prior: Density, tilted: Density, num_mcmc_steps: int, target_ess: float
+) -> Callable[[Array, Any], Any]:
+    """Return a compiled function of a key and particles that takes them to the next temperature.
+
+    Parameters
+    ----------
+    program
+        The program.
+    prior, tilted
+        Log densities of latents.
+    num_mcmc_steps
+        Number of steps of the random walk.
+    target_ess
+        Effective share of the particles that a new temperature leaves.
+    """
     from blackjax.mcmc import random_walk
     from blackjax.smc import adaptive_tempered, resampling
 
-    problem = as_tilted_problem(source)
-    began = time.perf_counter()
-    space = unconstrained_space(problem.program)
-    draw_prior = prior_sampler(problem, space, num_particles)
-    prior, tilted = prior_density(problem), tilted_density(problem, num_replicates)
-
     def log_prior(flat: Array) -> Array:
-        latents, log_det = space.to_latents(flat)
+        latents, log_det = constrain(program, flat)
         return prior(latents) + log_det
 
     def log_tilt(flat: Array) -> Array:
-        latents, _ = space.to_latents(flat)
+        latents, _ = constrain(program, flat)
         value = tilted(latents) - prior(latents)
         return jnp.where(jnp.isfinite(value), value, -jnp.inf)
 
@@ -120,54 +189,26 @@ def smc(
         # A leading axis of one: blackjax shares it among the particles.
         return kernel(rng_key, state, num_mcmc_steps, {"cholesky": cholesky[None]})
 
-    runs, stats = [], []
-    for run_key in jax.random.split(rng_key, num_chains):
-        start_key, run_key = jax.random.split(run_key)
-        state = adaptive_tempered.init(draw_prior(start_key))
-        state = state._replace(tempering_param=jnp.zeros(()))
-        log_normalizer, num_steps, reached = 0.0, 0, False
-        # The kernel moves first and raises the temperature then: one more step moves at the end.
-        while not reached:
-            reached = float(state.tempering_param) >= 1.0
-            run_key, step_key = jax.random.split(run_key)
-            state, info = step(step_key, state)
-            log_normalizer += float(info.log_likelihood_increment)
-            num_steps += 1
-            _require_progress(float(state.tempering_param), num_steps)
-        runs.append(state.particles)
-        acceptance = float(jnp.mean(info.update_info.is_accepted))
-        stats.append((log_normalizer, num_steps, acceptance))
+    return step
 
-    flat = jnp.concatenate(runs)
-    latents, _ = jax.jit(jax.vmap(space.to_latents))(flat)
-    lp = np.asarray(jax.jit(jax.vmap(tilted))(latents)).reshape(num_chains, num_particles)
-    keys = jax.random.split(jax.random.fold_in(rng_key, num_chains), len(flat))
-    simulations = simulate_draws(keys, problem, latents)
-    seconds = time.perf_counter() - began
 
-    log_normalizers, temperatures, acceptances = map(np.asarray, zip(*stats, strict=True))
-    replicates = num_replicates if problem.program.is_stochastic else 1
-    evaluations = num_particles * (num_mcmc_steps + EVALUATIONS_PER_STEP) * int(temperatures.sum())
-    attrs = {
-        "inference_method": "SMC",
-        "num_simulations": evaluations * replicates + len(flat),
-        "sampling_time": seconds,
-        "natural_parameters": json.dumps(np.asarray(problem.natural_parameters).tolist()),
-    }
-    return to_data(
-        problem,
-        jax.tree.map(lambda leaf: leaf.reshape(num_chains, -1, *leaf.shape[1:]), simulations),
-        {
-            "lp": lp,
-            "log_q": lp - log_normalizers[:, None],
-            "log_normalizer": log_normalizers,
-            "num_temperatures": temperatures,
-            "acceptance_rate": acceptances,
-        },
-        attrs,
-        coords,
-        dims,
-    )
+def _temper(rng_key: Array, step: Callable[[Array, Any], Any], start: Array) -> Run:
+    """Take particles from the prior to the tilted model."""
+    from blackjax.smc import adaptive_tempered
+
+    state = adaptive_tempered.init(start)
+    state = state._replace(tempering_param=jnp.zeros(()))
+    log_normalizer, num_steps, reached = 0.0, 0, False
+    # The kernel moves first and raises the temperature then: one more step moves at the end.
+    while not reached:
+        reached = float(state.tempering_param) >= 1.0
+        rng_key, step_key = jax.random.split(rng_key)
+        state, info = step(step_key, state)
+        log_normalizer += float(info.log_likelihood_increment)
+        num_steps += 1
+        _require_progress(float(state.tempering_param), num_steps)
+    acceptance = float(jnp.mean(info.update_info.is_accepted))
+    return Run(state.particles, log_normalizer, num_steps, acceptance)
 
 
 def _require_progress(temperature: float, num_steps: int) -> None:

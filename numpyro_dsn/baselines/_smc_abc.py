@@ -1,7 +1,7 @@
 """Approximate Bayesian computation by sequential Monte Carlo, on the parts of blackjax."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,12 +11,12 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from numpyro_dsn.baselines._problem import Problem, as_problem
-from numpyro_dsn.baselines.distance import behavior_distance
-from numpyro_dsn.baselines.output import simulate_draws, to_data
+from numpyro_dsn.baselines.densities import prior_sampler, to_latents
+from numpyro_dsn.baselines.distance import Distance, behavior_distance
+from numpyro_dsn.baselines.output import by_chain, simulate_draws, to_data
 from numpyro_dsn.baselines.random_walk import require_blackjax, step_cholesky
-from numpyro_dsn.baselines.space import prior_sampler, unconstrained_space
 from numpyro_dsn.inference_data import Coords, Dims
-from numpyro_dsn.program import simulate
+from numpyro_dsn.program import constrain, simulate
 from numpyro_dsn.result import DSNResult
 from numpyro_dsn.status import warn
 
@@ -43,6 +43,22 @@ class Particle(NamedTuple):
     rng_key: Array
     distance: Array
     log_prior: Array
+
+
+class Schedule(NamedTuple):
+    """How epsilon falls.
+
+    epsilon
+        Distance of the last level, in tolerances.
+    survival
+        Share of the particles that a level keeps.
+    num_mcmc_steps
+        Number of steps of the random walk at each level.
+    """
+
+    epsilon: float
+    survival: float
+    num_mcmc_steps: int
 
 
 def smc_abc(
@@ -108,20 +124,63 @@ def smc_abc(
     approximate Bayesian computation*, Statistics and Computing 22, 2012.
     """
     require_blackjax()
-    from blackjax.smc import base, resampling
-
     problem = as_problem(source)
-    program, args, kwargs, _ = problem
-    distance = behavior_distance(program, tolerance)
-    epsilon = float(jnp.asarray(epsilon, float))  # as precise as the distances
+    program = problem.program
+    # As precise as the distances.
+    schedule = Schedule(float(jnp.asarray(epsilon, float)), survival, num_mcmc_steps)
+    run = _simulator(problem, behavior_distance(program, tolerance))
     began = time.perf_counter()
-    space = unconstrained_space(program)
-    draw_prior = prior_sampler(problem, space, num_particles)
+    draw_prior = prior_sampler(problem, num_particles)
+    start, step = jax.jit(jax.vmap(run)), _level_step(run, num_particles, num_mcmc_steps)
+    runs = []
+    for run_key in jax.random.split(rng_key, num_chains):
+        draw_key, noise_key, run_key = jax.random.split(run_key, 3)
+        keys = jax.random.split(noise_key, num_particles)
+        runs.append(_approach(run_key, start(keys, draw_prior(draw_key)), step, schedule))
+    particles, *by_run = zip(*runs, strict=True)
+    particles = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *particles)
+    log_shares, levels, acceptances, reached = map(np.asarray, by_run)
+    latents = to_latents(program, particles.flat)
+    simulations = by_chain(simulate_draws(particles.rng_key, problem, latents), num_chains)
+    seconds = time.perf_counter() - began
+
+    stats = {
+        "distance": by_chain(particles.distance, num_chains),
+        "log_normalizer": log_shares,
+        "num_levels": levels,
+        "acceptance_rate": acceptances,
+    }
+    if not program.is_stochastic:
+        stats["log_q"] = simulations.log_prior - log_shares[:, None]
+    attrs = {
+        "inference_method": "SMC-ABC",
+        "num_simulations": num_particles * int(np.sum(1 + num_mcmc_steps * levels)),
+        "sampling_time": seconds,
+        "epsilon": float(reached.max()),
+    }
+    return to_data(problem, simulations, stats, attrs, coords, dims)
+
+
+def _simulator(problem: Problem, distance: Distance) -> Callable[[Array, Array], Particle]:
+    """Return a function of a key and unconstrained latents that simulates a circuit."""
+    program, args, kwargs, _ = problem
 
     def run(rng_key: Array, flat: Array) -> Particle:
-        latents, log_det = space.to_latents(flat)
+        latents, log_det = constrain(program, flat)
         found = simulate(rng_key, program.model, latents, program.constraints, args, kwargs)
         return Particle(flat, rng_key, distance(found.sites), found.log_prior + log_det)
+
+    return run
+
+
+def _level_step(
+    run: Callable[[Array, Array], Particle], num_particles: int, num_mcmc_steps: int
+) -> Callable[[Array, Particle, Array], tuple[Particle, Array]]:
+    """Return a compiled function of a key, particles and a level that takes them below it.
+
+    It returns the particles and the acceptance rate of the random walk.
+    """
+    from blackjax.smc import base, resampling
 
     def move(rng_key: Array, particle: Particle, level: Array, cholesky: Array) -> Any:
         def walk(old: Particle, rng_key: Array) -> tuple[Particle, Array]:
@@ -133,10 +192,6 @@ def smc_abc(
             return jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, old), accept
 
         return jax.lax.scan(walk, particle, jax.random.split(rng_key, num_mcmc_steps))
-
-    @jax.jit
-    def start(rng_key: Array, flat: Array) -> Particle:
-        return jax.vmap(run)(jax.random.split(rng_key, num_particles), flat)
 
     @jax.jit
     def step(rng_key: Array, particles: Particle, level: Array) -> tuple[Particle, Array]:
@@ -156,46 +211,33 @@ def smc_abc(
         )
         return state.particles, jnp.mean(info.update_info)
 
-    runs, stats = [], []
-    for run_key in jax.random.split(rng_key, num_chains):
-        draw_key, noise_key, run_key = jax.random.split(run_key, 3)
-        particles = start(noise_key, draw_prior(draw_key))
-        log_share, level, acceptance, num_levels = 0.0, np.inf, 1.0, 0
-        while level > epsilon and acceptance > 0 and num_levels < MAX_LEVELS:
-            found = np.asarray(particles.distance)
-            level = _next_level(found, level, survival, epsilon)
-            log_share += float(np.log(np.mean(found <= level)))
-            run_key, step_key = jax.random.split(run_key)
-            particles, moved = step(step_key, particles, jnp.asarray(level, found.dtype))
-            acceptance, num_levels = float(moved), num_levels + 1
-        _warn_unless_reached(level, epsilon, acceptance * num_mcmc_steps)
-        runs.append(particles)
-        stats.append((log_share, num_levels, acceptance, level))
+    return step
 
-    particles = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *runs)
-    latents, _ = jax.jit(jax.vmap(space.to_latents))(particles.flat)
-    simulations = simulate_draws(particles.rng_key, problem, latents)
-    seconds = time.perf_counter() - began
 
-    log_shares, levels, acceptances, reached = map(np.asarray, zip(*stats, strict=True))
-    by_chain = jax.tree.map(
-        lambda leaf: leaf.reshape(num_chains, num_particles, *leaf.shape[1:]), simulations
-    )
-    chain_stats = {
-        "distance": np.asarray(particles.distance).reshape(num_chains, num_particles),
-        "log_normalizer": log_shares,
-        "num_levels": levels,
-        "acceptance_rate": acceptances,
-    }
-    if not program.is_stochastic:
-        chain_stats["log_q"] = np.asarray(by_chain.log_prior) - log_shares[:, None]
-    attrs = {
-        "inference_method": "SMC-ABC",
-        "num_simulations": num_particles * int(np.sum(1 + num_mcmc_steps * levels)),
-        "sampling_time": seconds,
-        "epsilon": float(reached.max()),
-    }
-    return to_data(problem, by_chain, chain_stats, attrs, coords, dims)
+def _approach(
+    rng_key: Array,
+    particles: Particle,
+    step: Callable[[Array, Particle, Array], tuple[Particle, Array]],
+    schedule: Schedule,
+) -> tuple[Particle, float, int, float, float]:
+    """Take particles from the prior to the last level.
+
+    Returns
+    -------
+    The particles, the log of the accepted share of the prior, the number of levels, the acceptance
+    rate at the last one, and this level.
+    """
+    epsilon, survival, num_mcmc_steps = schedule
+    log_share, level, acceptance, num_levels = 0.0, np.inf, 1.0, 0
+    while level > epsilon and acceptance > 0 and num_levels < MAX_LEVELS:
+        found = np.asarray(particles.distance)
+        level = _next_level(found, level, survival, epsilon)
+        log_share += float(np.log(np.mean(found <= level)))
+        rng_key, step_key = jax.random.split(rng_key)
+        particles, moved = step(step_key, particles, jnp.asarray(level, found.dtype))
+        acceptance, num_levels = float(moved), num_levels + 1
+    _warn_unless_reached(level, epsilon, acceptance * num_mcmc_steps)
+    return particles, log_share, num_levels, acceptance, level
 
 
 def _next_level(found: np.ndarray, level: float, survival: float, epsilon: float) -> float:

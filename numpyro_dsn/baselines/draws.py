@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from numpyro_dsn.baselines._problem import Problem, as_problem
-from numpyro_dsn.baselines.output import simulate_draws, to_data
+from numpyro_dsn.baselines.output import by_chain, simulate_draws, to_data
 from numpyro_dsn.inference_data import Coords, Dims
 from numpyro_dsn.program import require_latents
 from numpyro_dsn.result import DSNResult
@@ -66,5 +66,4 @@ def from_draws(
         "num_simulations": num_simulations,
         "sampling_time": sampling_time,
     }
-    by_chain = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), runs)
-    return to_data(problem, by_chain, {}, attrs, coords, dims)
+    return to_data(problem, by_chain(runs, shape[0]), {}, attrs, coords, dims)

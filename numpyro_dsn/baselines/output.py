@@ -10,7 +10,7 @@ from numpyro.diagnostics import effective_sample_size
 
 from numpyro_dsn.baselines._problem import Problem
 from numpyro_dsn.inference_data import Coords, Dims, sites_dataset, to_container
-from numpyro_dsn.program import Simulation, simulate
+from numpyro_dsn.program import Program, Simulation, simulate
 
 BATCH_SIZE = 1000
 
@@ -37,6 +37,13 @@ def simulate_draws(keys: Array, problem: Problem, latents: dict[str, Array]) -> 
         return jax.lax.map(run, (keys, latents), batch_size=BATCH_SIZE)
 
     return run_all(keys, latents)
+
+
+def by_chain(tree: Any, num_chains: int) -> Any:
+    """Return arrays with the leading axes ``(num_chains, num_draws)`` in place of one."""
+    return jax.tree.map(
+        lambda leaf: np.asarray(leaf).reshape(num_chains, -1, *leaf.shape[1:]), tree
+    )
 
 
 def to_data(
@@ -73,15 +80,17 @@ def to_data(
     program = problem.program
     named = set(program.latents) | set(program.constraints)
     sites = {name: np.asarray(value) for name, value in runs.sites.items()}
-    asked = {name: value for name, value in sites.items() if name in named}
-    other = {name: value for name, value in sites.items() if name not in program.latents}
+    draws = {
+        "posterior": {name: value for name, value in sites.items() if name in named},
+        "posterior_predictive": {n: v for n, v in sites.items() if n not in program.latents},
+    }
     num_chains, num_draws = np.shape(runs.log_prior)
     chain_draw = {"chain": np.arange(num_chains), "draw": np.arange(num_draws)}
     stats = {"log_prior": np.asarray(runs.log_prior), **stats}
     variables = {name: (["chain", "draw"][: np.ndim(v)], v) for name, v in stats.items()}
     statistic = {"statistic": program.labels}
     bounds = {"lower": np.asarray(program.lower), "upper": np.asarray(program.upper)}
-    draws = {"posterior": asked, "posterior_predictive": other}
+    achieved = _achieved(program, np.asarray(runs.statistics))
     groups = {
         # A model may have no site but its latents.
         **{
@@ -94,10 +103,7 @@ def to_data(
             {name: (["statistic"], bound) for name, bound in bounds.items()}, coords=statistic
         ),
         "behavior": xarray.Dataset(
-            {
-                name: (["chain", "statistic"], value)
-                for name, value in _achieved(np.asarray(runs.statistics), **bounds).items()
-            },
+            {name: (["chain", "statistic"], value) for name, value in achieved.items()},
             coords={"chain": np.arange(num_chains), **statistic},
         ),
     }
@@ -108,21 +114,23 @@ def to_data(
     return to_container(groups, {**attrs, **names})
 
 
-def _achieved(
-    statistics: np.ndarray, lower: np.ndarray, upper: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Return E[T] of every chain, its standard error, and the violation in standard deviations."""
-    mean, scale = statistics.mean(1), statistics.std(1)
+def _achieved(program: Program, statistics: np.ndarray) -> dict[str, np.ndarray]:
+    """Return E[T] of every chain, its standard error, and the violation.
+
+    Violations are in units of what was asked, or, where no spread was asked, of the spread of T
+    over all draws.
+    """
+    mean, spread = statistics.mean(1), statistics.std(1)
+    scale = np.where(np.isnan(program.units), statistics.std((0, 1)), program.units)
+    lower, upper = np.asarray(program.lower), np.asarray(program.upper)
     with np.errstate(divide="ignore", invalid="ignore"):
         ess = np.stack([effective_sample_size(chain[None]) for chain in statistics])
-        violation = (mean - np.clip(mean, lower[None], upper[None])) / scale
-    # A statistic that never changes has no error.
-    error = np.where(scale > 0, scale / np.sqrt(np.where(scale > 0, ess, 1.0)), 0.0)
+        violation = (mean - np.clip(mean, lower[None], upper[None])) / scale[None]
+    of_all = {"scale": scale, "target_lower": lower, "target_upper": upper}
     return {
         "achieved": mean,
-        "achieved_se": error,
-        "scale": scale,
+        # A statistic that never changes has no error.
+        "achieved_se": np.where(spread > 0, spread / np.sqrt(np.where(spread > 0, ess, 1.0)), 0.0),
         "violation": violation,
-        "target_lower": np.tile(lower, (len(mean), 1)),
-        "target_upper": np.tile(upper, (len(mean), 1)),
+        **{name: np.tile(value, (len(mean), 1)) for name, value in of_all.items()},
     }

@@ -29,7 +29,8 @@ class Row(NamedTuple):
     means, stds
         Mean and standard deviation of every element of the latents, by label.
     violation
-        Largest distance of an E[T] from its target, in standard deviations of T.
+        Largest distance of an E[T] from its target, in units of what was asked of its spread; of
+        its spread over the draws or the prior if nothing was.
     num_simulations, sampling_time
         Cost in simulations and in seconds.
     ess, r_hat
@@ -103,10 +104,8 @@ def _entropy(stats: Any) -> Estimate:
 
 
 def _violation(means: np.ndarray, scale: np.ndarray, bounds: Any) -> float:
-    """Return the largest violation of all chains together, in standard deviations of T."""
+    """Return the largest violation of all chains together, in units of what was asked."""
     lower, upper = np.asarray(bounds["lower"]), np.asarray(bounds["upper"])
-    achieved = means.mean(0)
-    # The spread of one chain says nothing of the others.
-    spread = np.sqrt(np.mean(scale**2, axis=0) + means.var(0))
+    achieved, unit = means.mean(0), scale.mean(0)
     distance = np.abs(achieved - np.clip(achieved, lower, upper))
-    return float(np.max(distance / np.where(spread > 0, spread, 1.0)))
+    return float(np.max(distance / np.where(unit > 0, unit, 1.0)))

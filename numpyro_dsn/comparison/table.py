@@ -13,7 +13,7 @@ def format_comparison(comparison: "Comparison") -> str:
     """Return tables of cost and diagnostics, statistics, moments of the latents, and distances."""
     rows = comparison.rows
     modes = list(next(iter(rows.values())).modes)
-    head = ["", "entropy", "violation/sd", "simulations", "seconds", "ESS", "R-hat", "divergent"]
+    head = ["", "entropy", "violation/unit", "simulations", "seconds", "ESS", "R-hat", "divergent"]
     summary = [[*head, *(f"mode {label}" for label in modes)]]
     for name, row in rows.items():
         cells = [

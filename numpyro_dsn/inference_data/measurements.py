@@ -55,27 +55,27 @@ def _optimization(result: "DSNResult") -> Any:
     """Return the measurements of all epochs, and the records of the steps between them."""
     import xarray
 
-    epochs, trace, seconds = result.history
+    epochs, steps, seconds = result.history
     chains = np.arange(len(result.epochs))
     variables = {
         name: (["chain", "epoch", "statistic"][: leaf.ndim], np.swapaxes(leaf, 0, 1))
         for name, leaf in epochs._asdict().items()
     }
     variables["converged"] = (["chain", "epoch"], epochs.converged.T.astype(int))
-    step_mean = np.swapaxes(np.asarray(trace.mean), 0, 1)
+    step_mean = np.swapaxes(np.asarray(steps.mean), 0, 1)
     variables |= {
-        "step_entropy": (["chain", "step"], np.asarray(trace.entropy).T),
+        "step_entropy": (["chain", "step"], np.asarray(steps.entropy).T),
         "step_mean": (["chain", "step", "statistic"], step_mean),
-        # Chains run together, so that each took as long as all.
+        # What all chains took together.
         "seconds": (["chain", "epoch"], np.tile(seconds, (len(chains), 1))),
         "held_epoch": (["chain"], result.epochs),
     }
     coords = {
         "chain": chains,
         "epoch": np.arange(len(epochs.entropy)),
-        "step": np.asarray(trace.step)[:, 0],
+        "step": np.asarray(steps.step)[:, 0],
         "statistic": result.fit.program.labels,
     }
-    last = trace.step[-1, 0] if len(trace.step) else 0
+    last = steps.step[-1, 0] if len(steps.step) else 0
     steps_per_epoch = float(last) / max(len(epochs.entropy) - 1, 1)
     return xarray.Dataset(variables, coords).assign_attrs(steps_per_epoch=steps_per_epoch)

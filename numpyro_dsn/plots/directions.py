@@ -41,7 +41,7 @@ def plot_eigenvectors(
     ----------
     The draft's Fig. 1D of its section on V1.
     """
-    group = require_group(data, "sensitivity", REMEDY)
+    group = require_group(data, "sensitivity", REMEDY).isel(chain=0)
     num_modes = len(group["mode"])
     if not 0 <= mode < num_modes:
         raise ValueError(f"`mode` is {mode}, but the data has modes 0 to {num_modes - 1}.")

@@ -4,14 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from numpyro_dsn.plots.data import COLORS, columns, names_of, pyplot
+from numpyro_dsn.plots.data import COLORS, Column, columns, names_of, pyplot
+
+Layout = list[list[str | None]]
 
 NUM_BINS = 40
 
 
 def plot_matrix(
     data: Any,
-    layout: list[list[str | None]] | str,
+    layout: Layout | str,
     row_names: list[str] | None = None,
     column_names: list[str] | None = None,
     axes: "np.ndarray | None" = None,
@@ -47,55 +49,61 @@ def plot_matrix(
     ----------
     The draft's Fig. 1C of its section on V1.
     """
-    plt = pyplot()
-    posterior = data["posterior"]
+    labels, found = _labels(data, layout)
     if isinstance(layout, str):
-        found = columns(data, [layout])
-        variable = posterior[layout]
-        if len(variable.dims) != 4:
-            raise ValueError(
-                f"'{layout}' has the dimensions {variable.dims}; a matrix has two after chain and "
-                "draw. Give a `layout` of labels instead."
-            )
-        labels = np.reshape([column.label for column in found], variable.shape[2:]).tolist()
+        variable = data["posterior"][layout]
         row_names = row_names or [str(at) for at in variable[variable.dims[2]].values]
         column_names = column_names or [str(at) for at in variable[variable.dims[3]].values]
-    else:
-        labels, found = layout, columns(data, names_of(data, "latents"))
-    num_rows, lengths = len(labels), {len(row) for row in labels}
-    if len(lengths) != 1:
-        raise ValueError(f"The rows of `layout` must have one length, but have {sorted(lengths)}.")
-    num_columns = lengths.pop()
-    by_label = {column.label: column for column in found}
-    unknown = {label for row in labels for label in row if label is not None} - set(by_label)
-    if unknown:
-        raise ValueError(f"{sorted(unknown)} are no parameters; these are {list(by_label)}.")
     if axes is None:
-        size = {"figsize": (0.8 + 1.4 * num_columns, 0.6 + 1.1 * num_rows)}
-        _, axes = plt.subplots(
-            num_rows, num_columns, squeeze=False, sharex=True, layout="constrained", **size
-        )
-    prior = _prior(data, list(by_label))
-    ends = np.concatenate(
-        [prior.get(label, by_label[label].draws) for row in labels for label in row if label]
-    )
-    bins = np.linspace(np.nanmin(ends), np.nanmax(ends), NUM_BINS + 1)
-    for row in range(num_rows):
-        for column in range(num_columns):
-            axis, label = axes[row, column], labels[row][column]
-            axis.set_yticks([])
-            if label is None:
-                axis.set_axis_off()
-                continue
-            axis.hist(by_label[label].draws, bins, density=True, color=COLORS[0])
-            if label in prior:
-                axis.hist(prior[label], bins, density=True, histtype="step", color="0.4")
-            axis.set_title(by_label[label].axis_label, fontsize="small")
+        axes = _new_axes(len(labels), len(labels[0]))
+    prior = _prior(data, list(found))
+    ends = [prior.get(label, found[label].draws) for row in labels for label in row if label]
+    everything = np.concatenate(ends)
+    bins = np.linspace(np.nanmin(everything), np.nanmax(everything), NUM_BINS + 1)
+    for place in np.ndindex(len(labels), len(labels[0])):
+        axis, label = axes[place], labels[place[0]][place[1]]
+        axis.set_yticks([])
+        if label is None:
+            axis.set_axis_off()
+            continue
+        axis.hist(found[label].draws, bins, density=True, color=COLORS[0])
+        if label in prior:
+            axis.hist(prior[label], bins, density=True, histtype="step", color="0.4")
+        axis.set_title(found[label].axis_label, fontsize="small")
     for column, name in enumerate(column_names or []):
         axes[-1, column].set_xlabel(f"from {name}")
     for row, name in enumerate(row_names or []):
         axes[row, 0].set_ylabel(f"to {name}")
     return axes
+
+
+def _labels(data: Any, layout: Layout | str) -> tuple[Layout, dict[str, Column]]:
+    """Return the label in each place, and the draws of all parameters by label."""
+    if isinstance(layout, str):
+        found = columns(data, [layout])
+        dims, shape = data["posterior"][layout].dims, data["posterior"][layout].shape
+        if len(dims) != 4:
+            raise ValueError(
+                f"'{layout}' has the dimensions {dims}; a matrix has two after chain and draw. "
+                "Give a `layout` of labels instead."
+            )
+        layout = np.reshape([column.label for column in found], shape[2:]).tolist()
+    else:
+        found = columns(data, names_of(data, "latents"))
+    lengths = {len(row) for row in layout}
+    if len(lengths) != 1:
+        raise ValueError(f"The rows of `layout` must have one length, but have {sorted(lengths)}.")
+    by_label = {column.label: column for column in found}
+    unknown = {label for row in layout for label in row if label is not None} - set(by_label)
+    if unknown:
+        raise ValueError(f"{sorted(unknown)} are no parameters; these are {list(by_label)}.")
+    return layout, by_label
+
+
+def _new_axes(num_rows: int, num_columns: int) -> "np.ndarray":
+    size = (0.8 + 1.4 * num_columns, 0.6 + 1.1 * num_rows)
+    shared = {"squeeze": False, "sharex": True, "layout": "constrained"}
+    return pyplot().subplots(num_rows, num_columns, figsize=size, **shared)[1]
 
 
 def _prior(data: Any, labels: list[str]) -> dict[str, np.ndarray]:

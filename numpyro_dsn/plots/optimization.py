@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 def plot_optimization(data: Any, axes: "np.ndarray | None" = None) -> "np.ndarray":
     """Draw entropy and the mean of every statistic over the steps of the optimization.
 
-    Where it is known, the dash-dotted line is the dual bound on the entropy. The dotted line is the
-    epoch that the fit holds: the highest-entropy converged one, if any.
+    Where it is known, the dash-dotted line is the dual bound. It bounds minus the KL to the prior;
+    here it is moved up by what the entropy of the fit is above that, a constant for a uniform
+    prior. The dotted line is the epoch that the fit holds: the best converged one, if any.
 
     Parameters
     ----------
@@ -40,7 +41,8 @@ def plot_optimization(data: Any, axes: "np.ndarray | None" = None) -> "np.ndarra
         axes[0].plot(steps, picked["step_entropy"], color=color, lw=1)
         epochs = picked["epoch"].values * per_epoch
         axes[0].plot(epochs, picked["entropy"], "o", color=color, ms=3)
-        dual_bound = np.asarray(picked["entropy"] + picked["gap"])
+        above = picked["entropy"] + picked["kl_to_prior"]
+        dual_bound = np.asarray(picked["dual_bound"] + above)
         if np.any(np.isfinite(dual_bound)):
             axes[0].plot(epochs, dual_bound, "-.", color=color, lw=1)
         for index, axis in enumerate(axes[1:]):
@@ -62,7 +64,7 @@ def plot_optimization(data: Any, axes: "np.ndarray | None" = None) -> "np.ndarra
 
 
 def plot_violations(data: Any, tolerance: float = 0.02, axes: "Axes | None" = None) -> "Axes":
-    """Draw the size of every violation after each epoch, in standard deviations.
+    """Draw the size of every violation after each epoch, in units of what was asked.
 
     One line for each statistic, that of the chain that the fit holds; the dashed line is the
     tolerance and the dotted one the epoch that the fit holds.
@@ -72,8 +74,8 @@ def plot_violations(data: Any, tolerance: float = 0.02, axes: "Axes | None" = No
     data
         InferenceData or DataTree of a fit.
     tolerance
-        Largest violation that counts as met, in standard deviations of the statistic; the
-        default is that of ``DualNewton``.
+        Largest violation that counts as met, in units of what was asked; the default is that of
+        ``DualNewton``.
     axes
         The axes to draw into.
 
@@ -97,7 +99,7 @@ def plot_violations(data: Any, tolerance: float = 0.02, axes: "Axes | None" = No
     _mark_held(axis, picked, per_epoch, "black")
     axis.set_yscale("log")
     axis.set_xlabel("optimizer step")
-    axis.set_ylabel("|violation| / standard deviation")
+    axis.set_ylabel("|violation| / unit")
     axis.legend(fontsize="small", ncols=2)
     return axis
 

@@ -89,7 +89,7 @@ def plot_pair(
 def _draw_modes(axis: "Axes", data: Any, x: str, y: str) -> None:
     """Draw modes and directions into a pair, if the data has them."""
     try:
-        group = data["sensitivity"]
+        group = data["sensitivity"].isel(chain=0)
     except (KeyError, AttributeError):
         return
     labels = [str(label) for label in group["parameter"].values]

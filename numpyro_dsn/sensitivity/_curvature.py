@@ -9,15 +9,14 @@ import numpy as np
 from jax import Array
 from numpyro.infer.util import log_density
 
-from numpyro_dsn.guides import log_prob
 from numpyro_dsn.program.exponential_family import exponential_family
 from numpyro_dsn.sensitivity.coordinates import (
     Sites,
-    coordinates,
-    held_params,
+    element_labels,
     require_inside,
     unflatten,
 )
+from numpyro_dsn.sensitivity.density import log_prob
 
 if TYPE_CHECKING:
     from numpyro_dsn.result import DSNResult
@@ -92,8 +91,7 @@ def curvature(result: "DSNResult", values: Sites) -> Curvature:
     ----------
     The draft's Figs. 1D and S1.
     """
-    place, params, guide = coordinates(result), held_params(result), result.fit.guide
-    return _curvature(result, values, lambda z: log_prob(guide, params, unflatten(place, z)))
+    return _curvature(result, values, lambda z: log_prob(result, z))
 
 
 def tilted_curvature(
@@ -126,9 +124,8 @@ def tilted_curvature(
         If a latent site is missing, a value is not inside its support, the elements of a site
         depend on each other, or labels are not those of the statistics.
     """
-    place, fit = coordinates(result), result.fit
-    program = fit.program
-    require_inside(result, values)  # before the certificate, which may simulate
+    fit, program = result.fit, result.fit.program
+    require_inside(program, values)  # before the certificate, which may simulate
     if natural_parameters is None:
         natural_parameters = result.certificate.natural_parameters
     if set(natural_parameters) != set(program.labels):
@@ -141,7 +138,7 @@ def tilted_curvature(
     tilted = exponential_family(program.model, program.constraints, eta, replicates)
 
     def log_tilted(z: Array) -> Array:
-        return log_density(tilted, fit.args, fit.kwargs, unflatten(place, z))[0]
+        return log_density(tilted, fit.args, fit.kwargs, unflatten(program, z))[0]
 
     return _curvature(result, values, log_tilted)
 
@@ -149,7 +146,7 @@ def tilted_curvature(
 def _curvature(
     result: "DSNResult", values: Sites, log_prob_at: Callable[[Array], Array]
 ) -> Curvature:
-    flat, shape = require_inside(result, values)
+    flat, shape = require_inside(result.fit.program, values)
 
     def derivatives(z: Array) -> tuple[Array, Array]:
         return jax.grad(log_prob_at)(z), jax.hessian(log_prob_at)(z)
@@ -158,7 +155,7 @@ def _curvature(
     gradient, hessian = map(np.asarray, at_all(flat))
     eigenvalues, eigenvectors = _eigen(hessian)
     return Curvature(
-        coordinates(result).labels,
+        element_labels(result.fit.program),
         *(
             leaf.reshape(shape + leaf.shape[1:])
             for leaf in (gradient, hessian, eigenvalues, eigenvectors)

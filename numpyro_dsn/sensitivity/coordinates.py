@@ -1,41 +1,23 @@
-"""Latents as one flat vector on the constrained space, with a label for each element."""
+"""Latents as one flat vector on the constrained space, with a label for each element.
 
-from typing import TYPE_CHECKING, NamedTuple
+An element of this vector is also the element of the program's unconstrained vector with the same
+index, because the elements of a latent move on their own here.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpyro.distributions import biject_to
+from numpyro.distributions.constraints import Constraint as Support
 
-from numpyro_dsn.guides import constrain, unconstrain
-from numpyro_dsn.inference_data.labels import element_label
-from numpyro_dsn.program import require_latents
-
-if TYPE_CHECKING:
-    from numpyro_dsn.result import DSNResult
+from numpyro_dsn.inference_data import element_label
+from numpyro_dsn.program import Program, constrain, require_latents, unconstrain
 
 Sites = dict[str, Array]
 
 
-class Coordinates(NamedTuple):
-    """How the latents line up in a flat vector of D elements.
-
-    An element of the flat vector is also the element of the guide's flat unconstrained vector with
-    the same index.
-
-    labels
-        One label for each element, such as ``g[0]``.
-    shapes
-        Shape of each latent site, in the order of the flat vector.
-    """
-
-    labels: list[str]
-    shapes: dict[str, tuple[int, ...]]
-
-
-def coordinates(result: "DSNResult") -> Coordinates:
-    """Return how the latents of a fit line up.
+def element_labels(program: Program) -> list[str]:
+    """Return one label for each element, such as ``g[0]``.
 
     Raises
     ------
@@ -43,130 +25,123 @@ def coordinates(result: "DSNResult") -> Coordinates:
         If the elements of a site cannot move on their own, as on a simplex: directions and second
         derivatives have no meaning there.
     """
-    latents = result.fit.program.latents
-    for name, site in latents.items():
-        support = site["fn"].support
-        while hasattr(support, "base_constraint"):
-            support = support.base_constraint
-        if support.event_dim > 0:
+    for name, support in program.supports.items():
+        base = _of_elements(support)
+        if base.event_dim > 0:
             raise ValueError(
-                f"The elements of site '{name}' depend on each other, its support is {support}; "
+                f"The elements of site '{name}' depend on each other, its support is {base}; "
                 "directions need elements that move on their own. Draw unbounded or interval "
                 "variables and transform them with `numpyro.deterministic`."
             )
-    shapes = {name: jnp.shape(latents[name]["value"]) for name in result.fit.guide._init_locs}
-    labels = [
-        element_label(name, index) for name, shape in shapes.items() for index in np.ndindex(*shape)
-    ]
-    return Coordinates(labels, shapes)
+    shapes = program.free_shapes.items()
+    return [element_label(name, index) for name, shape in shapes for index in np.ndindex(*shape)]
 
 
-def flatten(place: Coordinates, latents: Sites) -> Array:
+def require_label(program: Program, label: str) -> int:
+    """Return the index of an element, or raise a ``ValueError`` that lists all labels."""
+    labels = element_labels(program)
+    if label not in labels:
+        raise ValueError(f"'{label}' is no parameter; the parameters are {labels}.")
+    return labels.index(label)
+
+
+def flatten(program: Program, latents: Sites) -> Array:
     """Return latents with any leading axes as flat vectors, shape ``(..., D)``."""
     parts = []
-    for name, shape in place.shapes.items():
+    for name, shape in program.free_shapes.items():
         value = jnp.asarray(latents[name], float)
         parts.append(value.reshape(value.shape[: value.ndim - len(shape)] + (-1,)))
     return jnp.concatenate(parts, axis=-1)
 
 
-def unflatten(place: Coordinates, flat: Array) -> Sites:
+def unflatten(program: Program, flat: Array) -> Sites:
     """Return flat vectors of shape ``(..., D)`` as latents."""
-    sizes = [int(np.prod(shape)) for shape in place.shapes.values()]
-    parts = jnp.split(flat, np.cumsum(sizes)[:-1], axis=-1)
-    return {
-        name: part.reshape(flat.shape[:-1] + shape)
-        for (name, shape), part in zip(place.shapes.items(), parts, strict=True)
-    }
+    shapes = program.free_shapes
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
+    parts = zip(shapes.items(), jnp.split(flat, ends[:-1], axis=-1), strict=True)
+    return {name: part.reshape(flat.shape[:-1] + shape) for (name, shape), part in parts}
 
 
-def require_inside(result: "DSNResult", values: Sites) -> tuple[Array, tuple[int, ...]]:
+def to_unconstrained(program: Program, z: Array) -> Array:
+    """Map a flat vector on the constrained space, shape ``(D,)``, to the unconstrained one."""
+    return unconstrain(program, unflatten(program, z))[0]
+
+
+def to_constrained(program: Program, flat: Array) -> Array:
+    """Map a flat unconstrained vector, shape ``(D,)``, to the constrained space."""
+    return flatten(program, constrain(program, flat)[0])
+
+
+def require_inside(program: Program, values: Sites) -> tuple[Array, tuple[int, ...]]:
     """Return flat vectors with one leading axis, and the shape of the leading axes.
 
     Parameters
     ----------
-    result
-        The fit.
+    program
+        The program.
     values
         Value of every latent site, with any leading axes; other sites are ignored.
 
     Raises
     ------
     ValueError
-        If a latent site is missing or has the wrong shape, or if a value is not inside its
-        support, where there is no density.
+        If a latent site is missing or has the wrong shape, the elements of one depend on each
+        other, or a value is not inside its support, where there is no density.
     """
-    place, program = coordinates(result), result.fit.program
+    element_labels(program)
     latents, batch_shape = require_latents(program, values)
-    for name, value in latents.items():
-        support = program.latents[name]["fn"].support
-        finite = jax.vmap(lambda one, name=name: jnp.all(jnp.isfinite(_free(result, name, one))))
-        inside = jax.vmap(lambda one, support=support: jnp.all(support(one)))(value) & finite(value)
+    z = flatten(program, latents)
+
+    def is_inside(one: Array) -> Sites:
+        # The ends of a support are infinitely far in unconstrained space.
+        finite = unflatten(program, jnp.isfinite(to_unconstrained(program, one)))
+        value = unflatten(program, one)
+        supports = program.supports.items()
+        return {n: jnp.all(support(value[n])) & jnp.all(finite[n]) for n, support in supports}
+
+    for name, inside in jax.device_get(jax.jit(jax.vmap(is_inside))(z)).items():
         if not np.all(inside):
-            first = np.asarray(value)[int(np.argmin(inside))]
+            first = np.asarray(latents[name])[int(np.argmin(inside))]
             raise ValueError(
-                f"Site '{name}' must lie inside its support, {support}, but is {first}; there the "
-                "fit has no density."
+                f"Site '{name}' must lie inside its support, {program.supports[name]}, but is "
+                f"{first}; there the fit has no density."
             )
-    return flatten(place, latents), batch_shape
+    return z, batch_shape
 
 
-def to_unconstrained(result: "DSNResult", flat: Array) -> Array:
-    """Map a flat vector on the constrained space, shape ``(D,)``, to the guide's own."""
-    return unconstrain(result.fit.guide, unflatten(coordinates(result), flat))[0]
-
-
-def to_constrained(result: "DSNResult", free: Array) -> Array:
-    """Map the guide's flat unconstrained vector, shape ``(D,)``, to the constrained space."""
-    return flatten(coordinates(result), constrain(result.fit.guide, free)[0])
-
-
-def interior(result: "DSNResult", margin: float) -> tuple[Array, Array]:
+def interior(program: Program, margin: float) -> tuple[Array, Array]:
     """Return bounds that leave out a share of every bounded support at either end.
 
     Parameters
     ----------
-    result
-        The fit.
+    program
+        The program.
     margin
         Share of the width of the support.
 
     Returns
     -------
-    Bounds in the guide's flat unconstrained vector, each of shape ``(D,)``; infinite where the
-    support is not bounded on both sides.
+    Bounds in the flat unconstrained vector, each of shape ``(D,)``; infinite where the support is
+    not bounded on both sides.
     """
-    lower, upper = [], []
-    for name, shape in coordinates(result).shapes.items():
-        support = result.fit.program.latents[name]["fn"].support
-        to_free = biject_to(support).inv
-        while hasattr(support, "base_constraint"):
-            support = support.base_constraint
-        if hasattr(support, "lower_bound") and hasattr(support, "upper_bound"):
-            low, high = (
-                jnp.broadcast_to(jnp.asarray(bound, float), shape)
-                for bound in (support.lower_bound, support.upper_bound)
-            )
-            lower.append(to_free(low + margin * (high - low)).ravel())
-            upper.append(to_free(high - margin * (high - low)).ravel())
-        else:
-            infinite = jnp.full(int(np.prod(shape)), jnp.inf)
-            lower.append(-infinite)
-            upper.append(infinite)
-    return jnp.concatenate(lower), jnp.concatenate(upper)
+    lower, upper, bounded = {}, {}, []
+    for name, shape in program.free_shapes.items():
+        base, somewhere = _of_elements(program.supports[name]), program.latents[name]["value"]
+        is_bounded = hasattr(base, "lower_bound") and hasattr(base, "upper_bound")
+        low, high = (base.lower_bound, base.upper_bound) if is_bounded else (somewhere, somewhere)
+        width = jnp.asarray(high, float) - jnp.asarray(low, float)
+        lower[name] = jnp.broadcast_to(low + margin * width, shape)
+        upper[name] = jnp.broadcast_to(high - margin * width, shape)
+        bounded.append(np.full(int(np.prod(shape)), is_bounded))
+    is_bounded = np.concatenate(bounded)
+    return (
+        jnp.where(is_bounded, unconstrain(program, lower)[0], -jnp.inf),
+        jnp.where(is_bounded, unconstrain(program, upper)[0], jnp.inf),
+    )
 
 
-def held_params(result: "DSNResult") -> dict[str, Array]:
-    """Return the guide's parameters of the chain that the result holds."""
-    return jax.tree.map(lambda leaf: leaf[result.chain], result.params)
-
-
-def require_label(place: Coordinates, label: str) -> int:
-    """Return the index of an element, or raise a ``ValueError`` that lists all labels."""
-    if label not in place.labels:
-        raise ValueError(f"'{label}' is no parameter; the parameters are {place.labels}.")
-    return place.labels.index(label)
-
-
-def _free(result: "DSNResult", name: str, value: Array) -> Array:
-    return biject_to(result.fit.program.latents[name]["fn"].support).inv(value)
+def _of_elements(support: Support) -> Support:
+    """Return the support of a single element of an independent one."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from numpyro_dsn.inference_data.labels import element_label
+from numpyro_dsn.inference_data import element_label
 from numpyro_dsn.sensitivity.coordinates import Sites
 
 Function = str | Callable[[Sites], Array]

@@ -12,6 +12,8 @@ from numpyro_dsn.sensitivity.modes import Modes
 def add_modes(data: Any, modes: Modes, at_modes: Curvature) -> Any:
     """Return the data with a group ``sensitivity``: modes, their mass and directions.
 
+    Its only chain is the one that the fit holds: ArviZ joins groups along this dimension.
+
     Parameters
     ----------
     data
@@ -33,18 +35,23 @@ def add_modes(data: Any, modes: Modes, at_modes: Curvature) -> Any:
             f"{len(labels)} parameters; give `curvature(result, modes.values)`."
         )
     values = [np.reshape(modes.values[name], (num_modes, -1)) for name in modes.values]
-    one, two = ["mode"], ["mode", "parameter"]
-    variables = {
-        "location": (two, np.concatenate(values, axis=-1)),
-        "log_q": (one, modes.log_prob),
-        "mass": (one, modes.mass),
-        "mass_se": (one, modes.mass_se),
-        "gradient": (two, at_modes.gradient),
-        "hessian": (["mode", "parameter", "other_parameter"], at_modes.hessian),
+    at_mode = ["mode", "parameter"]
+    of_modes = {
+        "location": (at_mode, np.concatenate(values, axis=-1)),
+        "log_q": (["mode"], modes.log_prob),
+        "mass": (["mode"], modes.mass),
+        "mass_se": (["mode"], modes.mass_se),
+        "gradient": (at_mode, at_modes.gradient),
+        "hessian": ([*at_mode, "other_parameter"], at_modes.hessian),
         "eigenvalue": (["mode", "direction"], at_modes.eigenvalues),
         "eigenvector": (["mode", "direction", "parameter"], at_modes.eigenvectors),
     }
+    variables = {
+        name: (["chain", *dims], np.asarray(value)[None])
+        for name, (dims, value) in of_modes.items()
+    }
     coords = {
+        "chain": [int(data["posterior"].attrs["held_chain"])],
         "mode": np.arange(num_modes),
         "direction": np.arange(1, len(labels) + 1),
         "parameter": labels,

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from numpyro_dsn.guides import constrain, unconstrained_posterior
+from numpyro_dsn.program import constrain
 from numpyro_dsn.sensitivity.ascent import NUM_STEPS, ascend
-from numpyro_dsn.sensitivity.coordinates import Sites, coordinates, held_params, interior
+from numpyro_dsn.sensitivity.coordinates import Sites, interior, element_labels
+from numpyro_dsn.sensitivity.density import draw_unconstrained, log_prob_unconstrained
 
 if TYPE_CHECKING:
     from numpyro_dsn.result import DSNResult
@@ -90,11 +91,12 @@ def find_modes(
     ----------
     F. Chazal et al., *Persistence-based clustering in Riemannian manifolds*, J. ACM 60(6), 2013.
     """
-    place = coordinates(result)
-    if num_starts <= len(place.labels):
+    program = result.fit.program
+    num_parameters = len(element_labels(program))
+    if num_starts <= num_parameters:
         raise ValueError(
-            f"`num_starts` is {num_starts}, but there are {len(place.labels)} parameters; give "
-            "more starts than parameters."
+            f"`num_starts` is {num_starts}, but there are {num_parameters} parameters; give more "
+            "starts than parameters."
         )
     if not prominence >= 0:
         raise ValueError(f"`prominence` must not be negative, but is {prominence}.")
@@ -109,9 +111,11 @@ def find_modes(
     ranks = np.lexsort((heights, ~is_held))
     summits = np.array([ranks[root[ranks] == mode][-1] for mode in roots[order]])
     mass = counts[order] / num_starts
-    values = jax.vmap(lambda u: constrain(result.fit.guide, u)[0])(jnp.asarray(paths[summits, -1]))
+    tops = jnp.asarray(paths[summits, -1])
+    values = jax.jit(jax.vmap(lambda u: constrain(program, u)[0]))(tops)
     return Modes(
-        {name: values[name] for name in place.shapes},
+        # In the order of the curvature's labels, which `jit` does not keep.
+        {name: values[name] for name in program.latents},
         heights[summits],
         mass,
         np.sqrt(mass * (1 - mass) / num_starts),
@@ -153,19 +157,6 @@ def merge(
     return np.array([root(index) for index in range(len(heights))])
 
 
-def log_prob_unconstrained(result: "DSNResult", free: Array) -> Array:
-    """Return log q(z(u)), the density on the constrained space, at u of shape ``(D,)``."""
-    guide = result.fit.guide
-    posterior = unconstrained_posterior(guide, held_params(result))
-    return jnp.sum(posterior.log_prob(free)) - constrain(guide, free)[1]
-
-
-def draw_unconstrained(result: "DSNResult", rng_key: Array, num_draws: int) -> Array:
-    """Draw u from the fit without simulating, shape ``(num_draws, D)``."""
-    posterior = unconstrained_posterior(result.fit.guide, held_params(result))
-    return jax.jit(jax.vmap(posterior.sample))(jax.random.split(rng_key, num_draws))
-
-
 def _climb(
     result: "DSNResult", rng_key: Array, num_starts: int, margin: float
 ) -> tuple[np.ndarray, ...]:
@@ -173,7 +164,7 @@ def _climb(
     starts = draw_unconstrained(result, rng_key, num_starts)
     scale = starts.std(0)
     is_free = jnp.ones(starts.shape[1], bool)
-    low, high = interior(result, margin)
+    low, high = interior(result.fit.program, margin)
     lower, upper = jnp.maximum(starts.min(0), low), jnp.minimum(starts.max(0), high)
 
     def log_prob(u: Array) -> Array:

@@ -8,8 +8,13 @@ from jax import Array
 from jax.scipy.special import betainc
 from jax.typing import ArrayLike
 
-from numpyro_dsn.inference_data.labels import element_label
-from numpyro_dsn.sensitivity.coordinates import Sites, coordinates, require_inside, unflatten
+from numpyro_dsn.inference_data import element_label
+from numpyro_dsn.sensitivity.coordinates import (
+    Sites,
+    element_labels,
+    require_inside,
+    unflatten,
+)
 
 if TYPE_CHECKING:
     from numpyro_dsn.result import DSNResult
@@ -86,13 +91,14 @@ def perturbation_test(
         If the direction has the wrong shape or no length, if there are fewer than three different
         simulations, or if a moved circuit leaves the support.
     """
-    place = coordinates(result)
-    flat, _ = require_inside(result, values)
+    program = result.fit.program
+    flat, _ = require_inside(program, values)
+    labels = element_labels(program)
     direction, distances = jnp.asarray(direction, float), jnp.asarray(distances, float)
-    if direction.shape != (len(place.labels),):
+    if direction.shape != (len(labels),):
         raise ValueError(
             f"`direction` has shape {direction.shape}; give one component for each parameter, "
-            f"{place.labels}."
+            f"{labels}."
         )
     norm = jnp.linalg.norm(direction)
     if not (norm > 0 and jnp.isfinite(norm)):
@@ -107,14 +113,14 @@ def perturbation_test(
     steps = distances[:, None] * (direction / norm)[None]
     moved = flat[:, None] + steps[None]
     try:
-        require_inside(result, unflatten(place, moved))
+        require_inside(program, unflatten(program, moved))
     except ValueError as error:
         raise ValueError(f"{error} Take shorter `distances`, or a start farther inside.") from None
     repeated = jnp.repeat(moved[:, :, None], num_replicates, axis=2)
-    sites = result.predictive(rng_key, values=unflatten(place, repeated))
+    sites = result.predictive(rng_key, values=unflatten(program, repeated))
     along = np.broadcast_to(np.asarray(distances)[None, :, None], repeated.shape[:3]).ravel()
     statistics = {}
-    for name in result.fit.program.constraints:
+    for name in program.constraints:
         value = np.asarray(sites[name])
         for index in np.ndindex(*value.shape[3:]):
             statistics[element_label(name, index)] = value[(..., *index)].ravel()

@@ -35,7 +35,7 @@ def circuit():
 
 @pytest.fixture(scope="module")
 def datas():
-    dsn = DSN(circuit, ASKED, AutoDiagonalNormal(circuit), multipliers=PenaltyMethod())
+    dsn = DSN(circuit, ASKED, AutoDiagonalNormal(circuit), method=PenaltyMethod())
     with pytest.warns(match="not met yet"):
         fit = dsn.run(jax.random.key(0), num_epochs=0, progress_bar=False)
     key, size = jax.random.key(1), {"num_chains": 2, "coords": COORDS}

@@ -28,7 +28,7 @@ def problem(constraint=None, **kwargs):
 
 
 def untrained(guide):
-    dsn = DSN(circuit, {"f": Moments(1.0)}, guide, multipliers=PenaltyMethod(num_batches=10))
+    dsn = DSN(circuit, {"f": Moments(1.0)}, guide, method=PenaltyMethod(num_batches=10))
     with pytest.warns(match="not met yet"):
         return dsn.run(KEY, num_epochs=0, progress_bar=False)
 

@@ -94,10 +94,22 @@ def test_what_is_known_of_an_exact_posterior(comparison):
     assert np.isnan(comparison.rows["again"].entropy.mean)
 
 
-def test_violation_is_in_standard_deviations(comparison):
-    """Var[f] is 1 instead of 4, and (f)^2 has a standard deviation of sqrt(2)."""
+def test_violation_is_in_units_of_what_was_asked(comparison):
+    """Var[f] is 1 instead of 4, which is the unit that was asked of it."""
     row = comparison.rows["narrow"]
-    assert abs(row.violation - 3 / np.sqrt(2)) < 0.3
+    error = 2 / 4 * np.sqrt(1 / 2 / (NUM_CHAINS * NUM_DRAWS)) * 2
+    assert abs(row.violation - 3 / 4) < 4 * error
+
+
+def test_violation_without_an_asked_spread_is_in_spreads_of_the_statistic():
+    """E[f] is 3 instead of 0, and f = 2 z has a spread of 2, whatever one chain says of it."""
+    free = baselines.problem(circuit, {"f": Moments(0.0)})
+    z = 1.5 + 0.1 * draws(5) + np.array([[-1.0], [1.0], [-1.0], [1.0]])
+    runs = Simulation(np.zeros(z.shape), 2.0 * z[..., None], {"z": z, "f": 2.0 * z})
+    data = to_data(free, runs, {}, {"inference_method": "exact"}, None, None)
+    found = compare({"one": data}).rows["one"]
+    assert abs(found.violation - 3 / np.sqrt(4 + 0.04)) < 0.02
+    np.testing.assert_allclose(data["behavior"]["scale"], np.std(2.0 * z), rtol=1e-6)
 
 
 def test_chains_that_do_not_cross_show(comparison):
@@ -134,7 +146,7 @@ def test_table(comparison):
     text = str(comparison)
     tables = text.split("\n\n")
     assert len(tables) == 5
-    assert tables[0].splitlines()[0].split()[:3] == ["entropy", "violation/sd", "simulations"]
+    assert tables[0].splitlines()[0].split()[:3] == ["entropy", "violation/unit", "simulations"]
     for name in comparison.rows:
         assert any(line.startswith(name) for line in tables[0].splitlines())
     assert tables[1].splitlines()[0].split() == ["E[T]", *comparison.rows]

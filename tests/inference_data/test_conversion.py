@@ -49,7 +49,7 @@ def fit():
         circuit,
         ASKED,
         AutoDiagonalNormal(circuit),
-        multipliers=PenaltyMethod(penalty_init=0.1, num_batches=10),
+        method=PenaltyMethod(penalty_init=0.1, num_batches=10),
         num_particles=50,
         num_steps=NUM_STEPS,
         num_chains=NUM_CHAINS,
@@ -163,21 +163,21 @@ def test_targets_and_what_was_achieved(fit, data):
 
 
 def test_optimization_has_every_epoch_and_step(fit, data):
-    optimization, (epochs, trace, seconds) = data["optimization"], fit.history
+    optimization, (epochs, steps, seconds) = data["optimization"], fit.history
     assert list(optimization["epoch"].values) == [0, 1, 2]
     np.testing.assert_array_equal(optimization["held_epoch"], fit.epochs)
-    # Chains run together: each took as long as all.
+    # Every chain has what all took together.
     np.testing.assert_array_equal(optimization["seconds"], [seconds] * NUM_CHAINS)
     for name in ("entropy", "entropy_se", "kl_to_prior", "penalty", "nonfinite", "converged"):
         assert optimization[name].dims == ("chain", "epoch")
         np.testing.assert_array_equal(optimization[name], getattr(epochs, name).T)
-    for name in ("mean", "violation", "multipliers"):
+    for name in ("mean", "violation", "multipliers", "failed", "beyond"):
         assert optimization[name].dims == ("chain", "epoch", "statistic")
         expected = np.swapaxes(getattr(epochs, name), 0, 1)
         np.testing.assert_array_equal(optimization[name], expected)
-    np.testing.assert_array_equal(optimization["step_entropy"], trace.entropy.T)
-    np.testing.assert_array_equal(optimization["step_mean"], np.swapaxes(trace.mean, 0, 1))
-    np.testing.assert_array_equal(optimization["step"], trace.step[:, 0])
+    np.testing.assert_array_equal(optimization["step_entropy"], steps.entropy.T)
+    np.testing.assert_array_equal(optimization["step_mean"], np.swapaxes(steps.mean, 0, 1))
+    np.testing.assert_array_equal(optimization["step"], steps.step[:, 0])
     assert optimization["step"].values[-1] == 2 * NUM_STEPS
     assert optimization.attrs["steps_per_epoch"] == NUM_STEPS
 
@@ -308,7 +308,7 @@ def test_improper_prior_has_no_prior_group():
         improper,
         {"f": Moments(np.zeros(2), std=np.ones(2))},
         AutoDiagonalNormal(improper),
-        multipliers=PenaltyMethod(num_batches=10),
+        method=PenaltyMethod(num_batches=10),
         num_particles=50,
     )
     with pytest.warns(DSNWarning, match="improper"):

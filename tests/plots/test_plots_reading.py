@@ -2,6 +2,7 @@
 
 import json
 
+import arviz
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from numpyro_dsn import plots
 from numpyro_dsn.inference_data import to_container
 from numpyro_dsn.sensitivity import Curvature, Modes, add_modes
 
+IS_TREE = int(arviz.__version__.split(".")[0]) >= 1
 NUM_CHAINS, NUM_DRAWS, NUM_TIMES = 2, 60, 5
 LABELS = ["mean[rate[0]]", "mean[rate[1]]", "var[rate[0]]", "var[rate[1]]", "mean[cost]"]
 LOWER = [1.0, 2.0, 0.25, 1.0, -np.inf]
@@ -114,6 +116,9 @@ def assert_is_histogram(axis, draws):
 
 def test_modes_are_a_group_of_their_own(data, with_modes):
     group = with_modes["sensitivity"]
+    assert all(variable.dims[0] == "chain" for variable in group.data_vars.values())
+    assert list(group["chain"].values) == [0]  # the one that the fit holds
+    group = group.isel(chain=0)
     assert list(group["parameter"].values) == ["h", *W]
     np.testing.assert_array_equal(group["location"], [[1, 0, 1, 2, 3], [2, 4, 5, 6, 7]])
     np.testing.assert_array_equal(group["mass"], [0.6, 0.4])
@@ -123,12 +128,21 @@ def test_modes_are_a_group_of_their_own(data, with_modes):
 
 
 def test_modes_are_written_and_read(with_modes, tmp_path):
-    import arviz
-
     with_modes.to_netcdf(str(tmp_path / "fit.nc"), engine="h5netcdf")
     read = arviz.from_netcdf(str(tmp_path / "fit.nc"), engine="h5netcdf")
     axes = plots.plot_eigenvectors(read)
     assert axes[0].get_title() == "eigenvalue -4"
+
+
+@pytest.mark.skipif(IS_TREE, reason="a DataTree has no data frame of all groups")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # ArviZ 0.x, of pandas
+def test_modes_are_in_the_rows_of_their_chain(with_modes):
+    """A data frame has a row for each draw, and modes belong to the chain that the fit holds."""
+    frame = with_modes.to_dataframe()
+    assert len(frame) == NUM_CHAINS * NUM_DRAWS
+    mass = frame["sensitivity", "mass[1]", 1]
+    np.testing.assert_array_equal(mass[frame["chain"] == 0], 0.4)
+    assert np.all(np.isnan(mass[frame["chain"] == 1]))
 
 
 def test_a_curvature_elsewhere_is_refused(data):
@@ -143,7 +157,7 @@ def test_a_curvature_elsewhere_is_refused(data):
 
 def test_pairs_have_modes_and_directions(with_modes):
     axes = plots.plot_pair(with_modes, ["W", "h"])
-    group = with_modes["sensitivity"]
+    group = with_modes["sensitivity"].isel(chain=0)
     lines = axes[4, 1].lines  # W[E,P] against h
     stars = [line for line in lines if line.get_marker() == "*"]
     centers = [[line.get_xdata()[0], line.get_ydata()[0]] for line in stars]
@@ -165,7 +179,7 @@ def test_eigenvectors_are_bars_with_eigenvalues(with_modes):
         "eigenvalue -1",
     ]
     for axis, vector in zip(
-        axes, np.asarray(with_modes["sensitivity"]["eigenvector"])[1], strict=False
+        axes, np.asarray(with_modes["sensitivity"]["eigenvector"])[0, 1], strict=False
     ):
         np.testing.assert_allclose([bar.get_height() for bar in axis.patches], vector)
     assert [text.get_text() for text in axes[-1].get_xticklabels()] == ["h", *W]
