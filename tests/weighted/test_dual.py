@@ -5,73 +5,81 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from weighted_draws import evenly_weighted, solve_compiled
 
-from numpyro_dsn.dual import dual_value, exponent, newton_step, solve_dual, tilt
+from numpyro_dsn.weighted.dual import (
+    Tilt,
+    dual_value,
+    excess,
+    exponent,
+    limited_newton_step,
+    of_allowed_sign,
+    tilt,
+)
 
-NUM_DRAWS = 100_000
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+NUM_DRAWS, INF = 100_000, jnp.inf
 
 
 def uniform_draws(rng_key, num_draws=NUM_DRAWS):
-    z = jax.random.uniform(rng_key, (num_draws, 1))
-    return jnp.full(num_draws, -jnp.log(num_draws)), z, jnp.zeros_like(z)[:, None]
+    return evenly_weighted(jax.random.uniform(rng_key, (num_draws, 1)))
 
 
-def solve(draws, lower, upper, min_ess=100.0):
+def solve(draws, lower, upper, min_ess=100.0, start=0.0):
     bounds = jnp.array([lower]), jnp.array([upper])
-    return solve_dual(jnp.zeros(1), *draws, *bounds, min_ess)
+    return solve_compiled(jnp.array([start]), draws, bounds, min_ess)
 
 
 def test_truncated_exponential(rng_key):
     draws = uniform_draws(rng_key)
-    eta, reached = solve(draws, 0.3, 0.3)
-    tilted = tilt(eta, *draws)
-    assert reached
+    eta, solved = solve(draws, 0.3, 0.3)
+    tilted = tilt(eta, draws)
+    assert solved
     assert abs(tilted.mean[0] - 0.3) < 1e-3
     # The standard error of eta is that of the mean over the variance.
     error = 1 / jnp.sqrt(tilted.covariance[0, 0] * tilted.ess)
     assert abs(eta[0] + 2.6721038552733853) < 4 * error
-    bound = dual_value(eta, tilted.log_normalizer, jnp.array([0.3]), jnp.array([0.3]))
+    bound = dual_value(eta, tilted.log_normalizer, (jnp.array([0.3]), jnp.array([0.3])))
     # The uniform prior has entropy 0, so the bound is the entropy of the solution.
     assert abs(bound + 0.2528455630041859) < 4 / jnp.sqrt(tilted.ess)
 
 
 def test_inequality_that_is_met_has_no_multiplier(rng_key):
-    eta, reached = solve(uniform_draws(rng_key), 0.2, 0.8)
-    assert reached
+    eta, solved = solve(uniform_draws(rng_key), 0.2, 0.8)
+    assert solved
     assert eta[0] == 0
 
 
 def test_inequality_that_is_not_met_pulls_to_its_bound(rng_key):
     draws = uniform_draws(rng_key)
-    above, reached = solve(draws, 0.7, jnp.inf)
-    below, _ = solve(draws, -jnp.inf, 0.3)
-    assert reached
+    above, solved = solve(draws, 0.7, INF)
+    below, _ = solve(draws, -INF, 0.3)
+    assert solved
     assert above[0] > 0 > below[0]
-    assert abs(tilt(above, *draws).mean[0] - 0.7) < 1e-3
+    assert abs(tilt(above, draws).mean[0] - 0.7) < 1e-3
 
 
 def test_trust_region_stops_where_draws_are_too_few(rng_key):
     draws = uniform_draws(rng_key, 2000)
-    eta, reached = solve(draws, 0.01, 0.01, min_ess=1000.0)
-    ess = tilt(eta, *draws).ess
-    assert not reached
-    assert ess >= 1000
+    eta, solved = solve(draws, 0.01, 0.01, min_ess=1000.0)
+    assert not solved
+    assert tilt(eta, draws).ess >= 1000
     assert eta[0] < -0.5
 
 
 def test_a_start_that_the_draws_disprove_is_given_up(rng_key):
     """Natural parameters of before can rest on draws that new ones outweigh."""
     draws = uniform_draws(rng_key)
-    start, bound = jnp.array([-1e6]), jnp.array([0.3])
-    assert tilt(start, *draws).ess < 3
-    eta, reached = solve_dual(start, *draws, bound, bound, 100.0)
-    assert reached
-    np.testing.assert_allclose(eta, solve(draws, 0.3, 0.3)[0], rtol=0.01)
+    assert tilt(jnp.array([-1e6]), draws).ess < 3
+    eta, solved = solve(draws, 0.3, 0.3, start=-1e6)
+    assert solved
+    assert_allclose(eta, solve(draws, 0.3, 0.3)[0], rtol=0.01)
 
 
 def test_infeasible_mean_is_not_reached(rng_key):
-    eta, reached = solve(uniform_draws(rng_key, 2000), 1.5, 1.5)
-    assert not reached
+    eta, solved = solve(uniform_draws(rng_key, 2000), 1.5, 1.5)
+    assert not solved
     assert np.isfinite(eta).all()
 
 
@@ -81,15 +89,15 @@ def test_noise_is_not_rewarded(rng_key):
     z = jax.random.normal(z_key, (NUM_DRAWS, 1))
     spread = jnp.exp(0.3 * z)  # noisier where z is large, so that rewarding it would show
     observed = z + spread * jax.random.normal(noise_key, z.shape)
-    eta, base = jnp.array([0.7]), jnp.full(NUM_DRAWS, -jnp.log(NUM_DRAWS))
     exact = 0.7
 
     def mean_of_z(noise):
-        weights = jnp.exp(tilt(eta, base, observed, noise).log_weights)
+        draws = evenly_weighted(observed, noise)
+        weights = jnp.exp(tilt(jnp.array([exact]), draws).log_weights)
         return weights @ z[:, 0], jnp.sqrt(weights**2 @ (z[:, 0] - exact) ** 2)
 
     corrected, error = mean_of_z(spread[:, None])
-    uncorrected, _ = mean_of_z(jnp.zeros_like(z)[:, None])
+    uncorrected, _ = mean_of_z(None)
     assert abs(corrected - exact) < 4 * error
     assert abs(uncorrected - exact) > 4 * error
 
@@ -103,14 +111,10 @@ def test_exponent_by_hand():
 
 def test_mean_is_the_gradient_of_the_log_normalizer(rng_key):
     keys = jax.random.split(rng_key)
-    base, statistics = jnp.full(50, -jnp.log(50.0)), jax.random.normal(keys[0], (50, 3))
-    noise, eta = 0.3 * jax.random.normal(keys[1], (50, 4, 3)), jnp.array([0.5, -1.0, 0.2])
-
-    def log_normalizer(eta):
-        return tilt(eta, base, statistics, noise).log_normalizer
-
-    mean = tilt(eta, base, statistics, noise).mean
-    np.testing.assert_allclose(mean, jax.grad(log_normalizer)(eta), rtol=1e-4)
+    statistics, noise = jax.random.normal(keys[0], (50, 3)), jax.random.normal(keys[1], (50, 4, 3))
+    draws, eta = evenly_weighted(statistics, 0.3 * noise), jnp.array([0.5, -1.0, 0.2])
+    gradient = jax.grad(lambda eta: tilt(eta, draws).log_normalizer)(eta)
+    assert_allclose(tilt(eta, draws).mean, gradient, rtol=1e-4)
 
 
 def test_correlated_noise_does_not_move_the_solution(rng_key):
@@ -119,35 +123,54 @@ def test_correlated_noise_does_not_move_the_solution(rng_key):
     z = jax.random.normal(z_key, (NUM_DRAWS, 2))
     factor = jnp.array([[0.6, 0.5], [0.0, 0.4]])
     observed = z + jax.random.normal(noise_key, z.shape) @ factor
-    noise = jnp.broadcast_to(factor, (NUM_DRAWS, 2, 2))
     mu = jnp.array([0.5, -0.8])
-    base = jnp.full(NUM_DRAWS, -jnp.log(NUM_DRAWS))
 
-    def error(noise):
-        eta, reached = solve_dual(jnp.zeros(2), base, observed, noise, mu, mu, 100.0)
+    def error(one):
+        draws = evenly_weighted(observed, jnp.broadcast_to(one, (NUM_DRAWS, 2, 2)))
+        eta, solved = solve_compiled(jnp.zeros(2), draws, (mu, mu), 100.0)
         # Var(observed) is at most 1.77, and that of z is one.
-        allowed = jnp.sqrt(1.77 / tilt(eta, base, observed, noise).ess)
-        return jnp.max(jnp.abs(eta - mu)), allowed, reached
+        allowed = jnp.sqrt(1.77 / tilt(eta, draws).ess)
+        return jnp.max(jnp.abs(eta - mu)), allowed, solved
 
-    off, allowed, reached = error(noise)
-    assert reached
+    off, allowed, solved = error(factor)
+    assert solved
     assert off < 4 * allowed
-    independent = jax.vmap(lambda n: jnp.diag(jnp.sqrt(jnp.sum(n**2, 0))))(noise)
-    for wrong in (jnp.zeros_like(noise), independent):
+    independent = jnp.diag(jnp.sqrt(jnp.sum(factor**2, 0)))
+    for wrong in (jnp.zeros((2, 2)), independent):
         off, allowed, _ = error(wrong)
         assert off > 4 * allowed
+
+
+def tilt_of(mean):
+    one = jnp.ones(1)
+    return Tilt(one, one[0], jnp.full(1, mean), jnp.ones((1, 1)), one[0])
 
 
 @pytest.mark.parametrize(("max_nats", "expected"), [(2.0, 2.0), (0.5, 1.0)])
 def test_step_is_shortened_to_a_divergence(max_nats, expected):
     """From N(0, 1) to N(2, 1) are 2 nats and eta = 2; halfway is a quarter of them."""
-    zero, two = jnp.zeros(1), jnp.full(1, 2.0)
-    eta = newton_step(zero, zero, jnp.ones((1, 1)), two, two, max_nats)
-    assert_allclose(eta, expected, rtol=1e-4)
+    two = jnp.full(1, 2.0)
+    eta = limited_newton_step(jnp.zeros(1), tilt_of(0.0), (two, two), max_nats)
+    assert_allclose(eta, [expected], rtol=1e-4)
 
 
 def test_step_of_an_inequality_stops_at_zero():
     """A mean far below its upper bound needs no multiplier, and one of the other sign least."""
-    one, mean = jnp.ones(1), jnp.full(1, -5.0)
-    eta = newton_step(-one, mean, jnp.ones((1, 1)), -jnp.inf * one, 0.0 * one, 100.0)
-    assert_array_equal(eta, 0.0)
+    bounds = jnp.array([-INF]), jnp.zeros(1)
+    assert_array_equal(limited_newton_step(-jnp.ones(1), tilt_of(-5.0), bounds, 100.0), [0.0])
+
+
+def test_excess():
+    """Above the bound that eta holds, or zero where it holds none."""
+    eta = jnp.array([1.0, -1.0, 0.0, 0.0, 0.0])
+    mean = jnp.array([0.7, 0.1, 0.5, -0.5, 0.2])
+    lower = jnp.array([0.6, -INF, 0.4, 0.0, 0.0])
+    upper = jnp.array([INF, 0.3, INF, 1.0, 0.0])
+    assert_allclose(excess(eta, mean, (lower, upper)), [0.1, -0.2, 0.0, -0.5, 0.2], atol=1e-6)
+
+
+def test_of_allowed_sign():
+    """AtLeast holds by positive eta, AtMost by negative, Between and equalities by both."""
+    bounds = jnp.array([0.0, -INF, 0.0, 0.0]), jnp.array([INF, 0.0, 1.0, 0.0])
+    for sign, expected in (1, [1, 0, 1, 1]), (-1, [0, -1, -1, -1]):
+        assert_array_equal(of_allowed_sign(sign * jnp.ones(4), bounds), expected)
