@@ -10,10 +10,13 @@ import numpyro.distributions as dist
 import pytest
 from numpyro.distributions import constraints
 
-from numpyro_dsn import DSN, DualNewton, PenaltyMethod, behavior
+from numpyro_dsn import DualNewton, PenaltyMethod, behavior
+from numpyro_dsn.build import build_problem
 from numpyro_dsn.constraints import Moments
-from numpyro_dsn.gradients import MAX_BY_WEIGHTS, should_follow_gradients
 from numpyro_dsn.program import read
+from numpyro_dsn.solver.gradients import MAX_BY_WEIGHTS, should_follow_gradients
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 DIM = MAX_BY_WEIGHTS + 1
 
@@ -72,15 +75,29 @@ def test_every_statistic_must_have_a_gradient():
 
 
 @pytest.mark.parametrize(
-    ("function", "method", "rejects"),
+    ("function", "method", "follows", "flow"),
     [
-        (lambda square: square, DualNewton(num_first=100, num_draws=100), False),
-        (call_back, DualNewton(num_first=100, num_draws=100), True),
-        (lambda square: square, PenaltyMethod(), False),
+        (lambda square: square, DualNewton(), True, "GuideFlow"),
+        (call_back, DualNewton(), False, "CubeFlow"),
+        (lambda square: square, PenaltyMethod(), False, "GuideFlow"),
     ],
     ids=["gradients", "callback", "penalty"],
 )
-def test_default_guide(function, method, rejects):
-    dsn = DSN(normal, of_square(function), multipliers=method)
-    dsn._set_up((), {})
-    assert bool(dsn._fit.guide.acceptance_dims) is rejects
+def test_default_flow(function, method, follows, flow):
+    program = read(jax.random.key(0), normal, of_square(function), (), {})
+    problem = build_problem(program, None, method, (10, 10), None, ((), {}))
+    assert problem.follows_gradients is follows
+    assert type(problem.flow).__name__ == flow
+
+
+@pytest.mark.parametrize("kind", ["decision", "integer"])
+def test_integer_statistics_of_many_latents_are_fitted_by_weights(kind):
+    """They have no gradient, and nothing raises."""
+
+    def statements(sites):
+        z = sites["z"]
+        value = z[0] + z[1] > 1 if kind == "decision" else jnp.floor(10 * z[0]).astype(int)
+        behavior("f", value, Moments(0.8))
+
+    program = read(jax.random.key(0), normal, statements, (), {})
+    assert not should_follow_gradients(program, (), {})

@@ -16,7 +16,7 @@ from numpyro.infer import SVI
 from numpyro_dsn import MaxEntropyELBO, behavior, simulator
 from numpyro_dsn.constraints import AtLeast, AtMost, Moments
 from numpyro_dsn.guides import AutoRealNVP
-from numpyro_dsn.objective import (
+from numpyro_dsn.solver.objective import (
     Particles,
     active_target,
     augmented_lagrangian,
@@ -210,12 +210,17 @@ def test_the_loss_of_svi_is_that_by_hand(rng_key):
     assert_allclose(value, expected, rtol=1e-5)
 
 
+def of_finite(log_q, statistics, finite):
+    """Particles of a flat prior."""
+    return Particles(log_q, jnp.zeros(len(log_q)), statistics, finite, ~finite[:, None])
+
+
 def test_draws_that_are_not_finite_count_in_kl_alone():
     rng = np.random.default_rng(1)
     finite = np.array([True, False, True, True, False, True])
     statistics = np.where(finite[:, None], rng.normal(size=(6, 2)), 0.0)
     log_q = rng.normal(size=6)
-    particles = Particles(*map(jnp.asarray, (log_q, np.zeros(6), statistics, finite)))
+    particles = of_finite(jnp.asarray(log_q), jnp.asarray(statistics), jnp.asarray(finite))
     value = augmented_lagrangian(particles, MULTIPLIERS, PENALTY, *2 * [jnp.asarray(TARGET)])
     expected = by_hand(statistics, finite, log_q, TARGET, MULTIPLIERS, PENALTY)
     assert_allclose(value, expected, rtol=1e-5)
@@ -226,7 +231,7 @@ def test_draws_that_are_not_finite_count_in_kl_alone():
 def test_without_a_pair_of_finite_draws_there_is_no_square(count):
     finite = jnp.arange(3) < count
     statistics = jnp.where(finite, 7.0, 0.0)[:, None]
-    particles = Particles(jnp.ones(3), jnp.zeros(3), statistics, finite)
+    particles = of_finite(jnp.ones(3), statistics, finite)
 
     def loss(statistics, penalty):
         particles_ = particles._replace(statistics=statistics)
@@ -241,7 +246,7 @@ def test_the_square_survives_many_draws_and_large_statistics():
     # More pairs than a 32-bit integer counts, and a spread that is the last digit of the mean.
     count, offset = 70_000, 1e5
     residual = jnp.where(jnp.arange(count) % 2 == 0, 1.5, -0.5)[:, None]
-    particles = Particles(*2 * [jnp.zeros(count)], offset + residual, jnp.ones(count, bool))
+    particles = of_finite(jnp.zeros(count), offset + residual, jnp.ones(count, bool))
     target = jnp.array([offset])
     value, gradient = jax.value_and_grad(
         lambda t: augmented_lagrangian(
@@ -366,6 +371,7 @@ def test_a_statistic_that_is_not_finite_is_masked_and_counted(fragile):
     assert all(jnp.isfinite(leaf) for leaf in gradient.values())
     assert 0 < particles.finite.sum() < 50
     assert_array_equal(particles.finite, z > 0)
+    assert_array_equal(particles.failed[:, 0], ~(z > 0))
     expected = jnp.where(z > 0, jax.vmap(fragile)(z), 0.0)
     assert_allclose(particles.statistics[:, 0], expected, rtol=1e-4, atol=1e-5)
     # Prior and guide keep their pull on the draws that are not finite: KL of these draws is the

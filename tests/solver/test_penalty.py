@@ -8,7 +8,7 @@ import scipy.stats
 from numpy.testing import assert_allclose, assert_array_equal
 
 from numpyro_dsn import PenaltyMethod
-from numpyro_dsn.multipliers import PenaltyState, growth_p_value
+from numpyro_dsn.solver.penalty import PenaltyState, growth_p_value
 
 
 def normal_sample(seed, size, mean, sd):
@@ -44,7 +44,17 @@ def test_growth_p_value_of_samples_without_variance():
 
 
 def state_of(norms, multipliers=(0.0,), penalty=1.0):
-    return PenaltyState(jnp.array(multipliers), jnp.asarray(penalty), jnp.asarray(norms))
+    """A state of which only the dual variables matter."""
+    return PenaltyState(
+        optim_state=None,
+        params={},
+        multipliers=jnp.array(multipliers),
+        penalty=jnp.asarray(penalty),
+        norms=jnp.asarray(norms),
+        best=None,
+        epoch=jnp.zeros((), int),
+        rng_key=None,
+    )
 
 
 def share_that_grows(rng_key, new, old, num_keys):
@@ -80,14 +90,6 @@ def test_in_between_the_penalty_grows_with_the_probability_of_the_test(shift, rn
     assert abs(share - (1 - p)) < 4 * np.sqrt(p * (1 - p) / num_keys)
 
 
-def test_init_by_hand():
-    method = PenaltyMethod(penalty_init=0.5)
-    state = method.init(jnp.array([[3.0, 4.0], [0.0, -2.0]]))
-    assert_array_equal(state.multipliers, np.zeros(2))
-    assert state.penalty == 0.5
-    assert_allclose(state.norms, [5.0, 2.0])
-
-
 @pytest.mark.parametrize("grows", [True, False])
 def test_update_by_hand(grows, rng_key):
     method = PenaltyMethod(growth_factor=3.0, required_decrease=0.5)
@@ -101,6 +103,7 @@ def test_update_by_hand(grows, rng_key):
     assert_allclose(updated.multipliers, [1.2, -2.3], rtol=1e-6)
     assert_allclose(updated.penalty, 1.5 if grows else 0.5)
     assert_allclose(updated.norms, np.full(10, 13.0 if grows else 1.3), rtol=1e-6)
+    assert updated.params is state.params  # all else is as it was
 
 
 def test_required_decrease_is_a_ratio_of_norms(rng_key):
@@ -171,7 +174,8 @@ def test_the_method_finds_the_multipliers_of_a_quadratic_problem(rng_key, x64):
         hessian = np.eye(4) + penalty * matrix.T @ matrix
         return np.linalg.solve(hessian, a - matrix.T @ multipliers + penalty * matrix.T @ b)
 
-    state = method.init(jnp.asarray(matrix @ a - b + noise))
+    norms = np.linalg.norm(matrix @ a - b + noise, axis=-1)
+    state = state_of(norms, multipliers=(0.0, 0.0), penalty=method.penalty_init)
     penalties, errors = [float(state.penalty)], [np.linalg.norm(exact)]
     for epoch in range(12):
         x = minimum(np.asarray(state.multipliers), float(state.penalty))

@@ -10,7 +10,8 @@ import numpyro.optim
 import pytest
 from numpy.testing import assert_allclose
 
-from numpyro_dsn import SOAP, soap
+from numpyro_dsn import SOAP
+from numpyro_dsn.solver import soap
 
 
 def minimize(optim, loss, params, num_steps):
@@ -95,7 +96,7 @@ from numpyro_dsn import SOAP
 optim, keys = SOAP(0.01), jax.random.split(jax.random.key(0), 16)
 start = [jax.random.normal(key, (6, 100, 100)) for key in keys]
 step = lambda state, _: (optim.update(optim.get_params(state), state), None)
-run = jax.jit(lambda start: jax.lax.scan(step, optim.init(start), None, 21)[0])
+run = jax.jit(lambda start: jax.lax.scan(step, optim.init(start), None, 11)[0])
 jax.block_until_ready(run(start))
 """
 
