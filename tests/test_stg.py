@@ -132,7 +132,7 @@ def test_figures(tmp_path, numpyro_ranks):
     guide = AutoRealNVP(stg.circuit, num_layers=2, hidden_dims=(8,))
     method = PenaltyMethod(num_batches=2)
     sizes = {"num_particles": 4, "num_steps": 2}
-    dsn = DSN(stg.circuit, stg.network_syncing, guide, multipliers=method, **sizes)
+    dsn = DSN(stg.circuit, stg.network_syncing, guide, method=method, **sizes)
     with pytest.warns(DSNWarning):  # it has not converged
         result = dsn.run(jax.random.key(0), num_epochs=1, progress_bar=False)
     data = stg.inference_data(result)
