@@ -21,6 +21,7 @@ from numpyro_dsn.result import DSNResult, held_params
 from numpyro_dsn.solver import DualNewton, PenaltyMethod
 from numpyro_dsn.solver.history import History, empty_epoch, extend_history, start_history
 from numpyro_dsn.solver.optim import as_numpyro_optim
+from numpyro_dsn.solver.state import same
 from numpyro_dsn.status import Status, warn
 
 MAX_NONFINITE = 0.97
@@ -239,7 +240,7 @@ class DSN:
 
     def _set_up(self, args: tuple, kwargs: dict) -> None:
         """Read the model and build the compiled functions, once for the same arguments."""
-        if self._arguments is not None and _same(self._arguments, (args, kwargs)):
+        if self._arguments is not None and same(self._arguments, (args, kwargs)):
             return
         program = read(jax.random.key(0), self.model, self.behavior, args, kwargs)
         sizes, arguments = (self.num_particles, self.num_steps), (args, kwargs)
@@ -317,11 +318,3 @@ def _cause(error: Exception) -> str:
     named = [line for line in lines if "Error:" in line and not line.startswith("INTERNAL")]
     return (named or lines or [type(error).__name__])[-1]
 
-
-def _same(one: Any, other: Any) -> bool:
-    """Return whether two trees have the same structure and equal leaves."""
-    structures: list[Any] = [jax.tree.structure(one), jax.tree.structure(other)]
-    if structures[0] != structures[1]:
-        return False
-    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return all(a is b or (np.shape(a) == np.shape(b) and bool(np.all(a == b))) for a, b in pairs)

@@ -15,7 +15,6 @@ from numpyro_dsn.solver.inputs import Inputs
 from numpyro_dsn.solver.measurement import gap_to
 from numpyro_dsn.weighted.draws import log_weights, softmax, validation
 from numpyro_dsn.weighted.dual import dual_value, exponent, tilt
-from numpyro_dsn.weighted.targets import in_units, is_beyond
 
 COVERED = np.log(10.0)
 """A fit covers a draw of the optimum if its density is at least a tenth of the optimum's."""
@@ -103,7 +102,7 @@ def certify(
         verdict="",
         **{name: float(number) for name, number in numbers.items()},
     )
-    unmet = infeasible(inputs.pool, inputs.targets, labels, int(inputs.newest))
+    unmet = infeasible(inputs.pool, inputs.targets, labels, int(inputs.last))
     return certificate._replace(verdict=verdict(certificate, measured, unmet, tolerances, labels))
 
 
@@ -111,16 +110,15 @@ def certify(
 def _estimate(inputs: Inputs) -> tuple[dict[str, Array], Array]:
     """Return the numbers of a certificate, and log weights of the fit's own draws."""
     pool, eta, bounds = inputs.pool, inputs.natural_parameters, inputs.targets.bounds
-    used = validation(pool, inputs.newest)
+    used, log_q = validation(pool, inputs.last), pool.log_q[inputs.last]
     tilted = tilt(eta, weighted_prior(pool, used))
-    of_fit = log_weights(pool, inputs.log_q, used)
-    gap, gap_se = gap_to(pool, of_fit, inputs.log_q, eta, tilted, bounds)
+    gap, gap_se = gap_to(pool, log_weights(pool, log_q, used), log_q, eta, tilted, bounds)
     everything = tilt(eta, weighted_prior(pool))
     at_limit = jnp.abs(pool.draws.statistics) >= inputs.targets.limit[None, None]
     weights = jnp.exp(everything.log_weights).reshape(at_limit.shape[:2])
-    own = in_units(inputs.own, inputs.targets)
+    own = jax.tree.map(lambda leaf: leaf[inputs.last], pool.draws)
     log_optimum = own.log_prior + exponent(eta, own.statistics, own.noise) - tilted.log_normalizer
-    log_own = jnp.where(own.finite, log_optimum - inputs.own_log_q, -jnp.inf)
+    log_own = jnp.where(own.finite, log_optimum - log_q[inputs.last], -jnp.inf)
     ratio = jnp.sort(jnp.where(own.finite, -log_own, 0.0))[::-1]
     num_strays = max(ratio.size // 1000, 1)
     numbers = {
@@ -145,7 +143,7 @@ def _missed(inputs: Inputs, log_normalizer: Array) -> dict[str, Array]:
     weights = jnp.where(usable, weights, 0.0)
     ess = jnp.where(inputs.from_prior, 1 / jnp.sum(weights**2), 0.0)
     log_optimum = first.log_prior + exponents - log_normalizer
-    missed = (inputs.log_q[0] < log_optimum - COVERED).astype(weights.dtype)
+    missed = (inputs.pool.log_q[inputs.last, 0] < log_optimum - COVERED).astype(weights.dtype)
     mass = weights @ missed
     error = jnp.sqrt(weights**2 @ (missed - mass) ** 2)
     can_tell = ess >= MIN_PRIOR_ESS
@@ -155,7 +153,3 @@ def _missed(inputs: Inputs, log_normalizer: Array) -> dict[str, Array]:
         "missed_mass_se": jnp.where(can_tell, error, jnp.nan),
     }
 
-
-def stray_statistics(inputs: Inputs) -> Array:
-    """Return the fraction of the fit's own draws at which each statistic is bounded."""
-    return is_beyond(inputs.own, inputs.targets).mean(0)

@@ -113,24 +113,46 @@ def weighted_target(pool: Pool, aim: Aim, last: Array) -> WeightedTarget:
     log_tilted = log_weights(pool, pool.draws.log_prior) + exponents
     log_target = pool.draws.log_prior + exponents - logsumexp(log_tilted)
     usable = pool.draws.finite & (pool.counts > 0)[:, None]
+    log_target = jnp.where(usable, log_target, -jnp.inf)
     # Draws at which the circuit failed have no mass in the target, but the flow's are to be known.
     simulated = pool._replace(draws=pool.draws._replace(finite=jnp.ones(shape, bool)))
     log_last = pool.log_q[last]
     of_last = log_weights(simulated, log_last)
+    frequency = mismatch_frequency(softmax(of_last), log_last - log_target)
 
     def cumulative(log_weights: Array, used: Array) -> Array:
         return jnp.cumsum(softmax(jnp.where(used, log_weights, -jnp.inf)).reshape(-1))
 
-    trained = training(pool)
+    trained, taken = training(pool), of_last + jnp.log(frequency)
     return WeightedTarget(
         flat=pool.draws.flat.reshape(-1, pool.draws.flat.shape[-1]),
-        log_target=jnp.where(usable, log_target, -jnp.inf).reshape(-1),
+        log_target=log_target.reshape(-1),
         log_last=log_last.reshape(-1),
+        frequency=frequency.reshape(-1),
         cumulative_target=cumulative(log_tilted, trained),
-        cumulative_last=cumulative(of_last, trained),
+        cumulative_last=cumulative(taken, trained),
         held_out_target=cumulative(log_tilted, ~trained),
-        held_out_last=cumulative(of_last, ~trained),
+        held_out_last=cumulative(taken, ~trained),
     )
+
+
+def mismatch_frequency(weights: Array, log_ratio: Array) -> Array:
+    r"""Return how much more often than its weight says each draw should be taken.
+
+    .. math:: a_i = \frac{r_i}{\sum_j w_j r_j}, \qquad r_i = |\log q_i - \log p_i|
+
+    with r between 0.3 and 30. Draws where flow and target disagree are rare and matter most; draws
+    taken in proportion to :math:`w_i a_i`, weighted by :math:`1 / a_i`, have the same means.
+
+    Parameters
+    ----------
+    weights
+        Weights of the draws, which sum to one.
+    log_ratio
+        Log ratio of flow and target at the draws, of the same shape.
+    """
+    ratio = jnp.clip(jnp.nan_to_num(jnp.abs(log_ratio), nan=0.0), 0.3, 30.0)
+    return ratio / jnp.sum(weights * ratio)
 
 
 def aimed_exponent(aim: Aim, draws: Weighted) -> Array:

@@ -20,8 +20,6 @@ class Rules(NamedTuple):
     tolerance: float
     gap_tolerance: float
     max_loss: float
-    plateau: float
-    shrink: float
     min_step: float
     offset_rate: float
 
@@ -53,13 +51,12 @@ def decide(
     training, last, measured = jax.tree.map(
         keep, (new.training, new.last, after), (old.training, old.last, before)
     )
-    plateaued = comparable & (measured.gap > rules.plateau * old.gap)
-    factor = jnp.where(rejected, 0.5, jnp.where(plateaued, rules.shrink, 1.0))
     # Further from the target, the violation is more and more what is yet to be learned.
     near = jnp.minimum(rules.gap_tolerance / jnp.maximum(measured.gap, 1e-9), 1.0)
-    trust = jnp.where(plateaued, 1.0, near) * (aim.solved & ~rejected)
+    trust = near * (aim.solved & ~rejected)
     move = jnp.where(trust > 0, rules.offset_rate * trust * measured.move, 0.0)
-    step_scale = jnp.maximum(factor * old.training.step_scale, rules.min_step)
+    step_scale = training.step_scale * jnp.where(rejected, 0.5, 1.0)
+    step_scale = jnp.maximum(step_scale, rules.min_step)
     number = old.epoch + 1
     converged = aim.solved & meets(rules, measured)
     candidate = Best(training.params, number, -measured.gap)

@@ -2,10 +2,9 @@
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 from jax import Array
 
-from numpyro_dsn.weighted.draws import Draws, Pool
+from numpyro_dsn.weighted.draws import Pool
 from numpyro_dsn.weighted.targets import Targets
 
 
@@ -14,30 +13,18 @@ class Inputs(NamedTuple):
 
     pool
         Draws of the prior and of flows.
-    newest
-        Number of the proposal whose draws no flow was trained on, shape ``()``.
-    log_q
-        Log density of the fit at every draw, in unconstrained space, of the shape of the draws.
+    last
+        Number of the fit in the pool, shape ``()``; it was not trained on its own draws.
     natural_parameters
         eta, shape ``(num_constraints,)``.
     targets
         Targets with their units.
     from_prior
         Whether proposal 0 is the prior, shape ``()``.
-    own, own_log_q
-        Fresh draws of the fit, with T as the circuit gives it, and their log density under it.
     """
 
     pool: Pool
-    newest: Array
-    log_q: Array
+    last: Array
     natural_parameters: Array
     targets: Targets
     from_prior: Array
-    own: Draws
-    own_log_q: Array
-
-
-def as_flag(value: bool) -> Array:
-    """Return a Boolean as an array, so that both values share one compiled program."""
-    return jnp.asarray(value, bool)

@@ -15,14 +15,9 @@ from numpyro_dsn.solver.measurement import Measured, Strays, measure
 from numpyro_dsn.solver.newton_state import NewtonState, first_state
 from numpyro_dsn.solver.optim import adam
 from numpyro_dsn.solver.problem import Params, Problem
-from numpyro_dsn.solver.simulation import (
-    Search,
-    add_draws,
-    densities,
-    first_draws,
-    own_draws,
-)
-from numpyro_dsn.solver.training import LossSettings, Training, fit_in_blocks
+from numpyro_dsn.solver.simulation import Search, add_draws, first_draws
+from numpyro_dsn.solver.state import same
+from numpyro_dsn.solver.training import Blocks, LossSettings, Training, fit_in_blocks
 from numpyro_dsn.weighted.search import unweighted
 from numpyro_dsn.weighted.targets import Targets, in_units
 
@@ -71,9 +66,9 @@ class DualNewton(NamedTuple):
         target.
     max_loss
         An epoch that adds this many nats to the gap is rejected, and the steps are halved.
-    plateau, shrink, min_step
-        An epoch that leaves more than the fraction ``plateau`` of the gap multiplies the steps by
-        ``shrink``; a fit is at rest when they are at the fraction ``min_step``.
+    shrink, min_step
+        Factor of the steps after a block of them that brings no gain on held-out draws, and the
+        fraction of the first at which a fit is at rest.
     tolerance
         Largest violation, plus two standard errors, in units of what was asked.
     gap_tolerance
@@ -85,13 +80,12 @@ class DualNewton(NamedTuple):
     num_proposals: int = 8
     num_replicates: int = 16
     max_simulations: int = 1_000_000
-    min_ess: float = 500.0
+    min_ess: float = 2000.0
     max_units: float = 60.0
     max_log_ratio: float = 30.0
     square_root_at: float = 9.0
     offset_rate: float = 0.5
     max_loss: float = 1.0
-    plateau: float = 0.67
     shrink: float = 0.6
     min_step: float = 0.02
     tolerance: float = 0.02
@@ -147,13 +141,12 @@ class DualNewton(NamedTuple):
 
     def inputs(self, problem: Problem, state: NewtonState, params: Params) -> Inputs:
         """Return what a certificate of a flow with these parameters rests on."""
+        if not same(params, state.params):
+            state, _ = add_draws(problem, state, state.training._replace(params=params))
         # The draws of the last epoch came after its multipliers.
         aim = self._solve(problem, state)
-        own = own_draws(problem, state, params)
-        log_q, own_log_q = densities(problem, state, params, own.flat)
         from_prior = np.asarray(problem.circuit.prior is not None)
-        known = state.pool, state.last, log_q, aim.natural_parameters, state.targets
-        return Inputs(*known, from_prior, own, own_log_q)
+        return Inputs(state.pool, state.last, aim.natural_parameters, state.targets, from_prior)
 
     def template(self, problem: Problem) -> NewtonState:
         """Return shapes and types of a state; nothing is computed."""
@@ -180,7 +173,8 @@ class DualNewton(NamedTuple):
             return problem.descend(key, state.training, aim.aimed, state.targets)
         target = weighted_target(state.pool, aim, state.last)
         settings = LossSettings(problem.num_particles, self.max_log_ratio, self.square_root_at)
-        return fit_in_blocks(key, state.training, target, problem, settings, self.gap_tolerance)
+        blocks = Blocks(self.gap_tolerance / 10, self.shrink, self.min_step)
+        return fit_in_blocks(key, state.training, target, problem, settings, blocks)
 
     def _measure(
         self, problem: Problem, new: NewtonState, old: NewtonState, aim: Aim
@@ -196,14 +190,13 @@ class DualNewton(NamedTuple):
     @property
     def _rules(self) -> Rules:
         asked = self.tolerance, self.gap_tolerance
-        steps = self.max_loss, self.plateau, self.shrink, self.min_step
-        return Rules(*asked, *steps, self.offset_rate)
+        return Rules(*asked, self.max_loss, self.min_step, self.offset_rate)
 
     def _search(self, problem: Problem) -> Search:
         size = self._num_draws(problem)
         max_units = np.inf if problem.follows_gradients else self.max_units
         most = self.max_simulations // (size * self._replicates(problem))
-        return Search(size, max(self.min_ess, size / 10), most, max_units)
+        return Search(size, max(self.min_ess, size / 4), most, max_units)
 
     def _replicates(self, problem: Problem) -> int:
         return self.num_replicates if problem.is_stochastic else 1

@@ -24,7 +24,7 @@ from numpyro_dsn.solver.objective import (
 )
 from numpyro_dsn.solver.optim import adam
 from numpyro_dsn.solver.problem import Params, Problem
-from numpyro_dsn.solver.simulation import Search, add_draws, densities, first_draws, own_draws
+from numpyro_dsn.solver.simulation import Search, add_draws, first_draws
 from numpyro_dsn.solver.state import Best, keep_best, no_best, strong
 
 
@@ -183,11 +183,8 @@ class PenaltyMethod(NamedTuple):
         newton, _ = add_draws(problem, begin, begin.training)
         eta, offset = newton.natural_parameters, newton.offset
         aim = solve(newton.pool, eta, offset, newton.last, newton.targets, MIN_ESS, 0.0)
-        own = own_draws(problem, newton, params)
-        log_q, own_log_q = densities(problem, newton, params, own.flat)
         from_prior = np.asarray(problem.circuit.prior is not None)
-        known = newton.pool, newton.last, log_q, aim.natural_parameters, newton.targets
-        return Inputs(*known, from_prior, own, own_log_q)
+        return Inputs(newton.pool, newton.last, aim.natural_parameters, newton.targets, from_prior)
 
     def update(
         self, rng_key: Array, state: PenaltyState, residual: Array, violations: Array

@@ -70,7 +70,11 @@ def add_draws(
     -------
     The state with the flow and its draws, and how many of these are astray.
     """
-    raw = own_draws(problem, state, training.params)
+    key = jax.random.fold_in(jax.random.fold_in(state.rng_key, state.epoch), 2)
+    draw_key, noise_key = jax.random.split(key)
+    size = state.pool.log_share.shape[1]
+    flat = _sample(problem.flow, draw_key, training.params, size)
+    raw = problem.circuit.simulate(noise_key, flat)
     num_flows = state.pool.counts.size - 1
     index = 1 + int(state.epoch) % num_flows
     if index == int(state.last):
@@ -86,26 +90,6 @@ def add_draws(
     pool = with_densities(pool, index, of_new, at_new)
     new = state._replace(training=training, pool=pool, flows=flows, last=np.asarray(index))
     return new, count_strays(raw, state.targets)
-
-
-def own_draws(problem: Problem, state: NewtonState, params: Params) -> Draws:
-    """Simulate draws of a flow, as many as a block of the pool has, with T as the circuit has it."""
-    key = jax.random.fold_in(jax.random.fold_in(state.rng_key, state.epoch), 2)
-    draw_key, noise_key = jax.random.split(key)
-    flat = _sample(problem.flow, draw_key, params, state.pool.log_share.shape[1])
-    return problem.circuit.simulate(noise_key, flat)
-
-
-def densities(
-    problem: Problem, state: NewtonState, params: Params, flat: Array
-) -> tuple[np.ndarray, Array]:
-    """Return log densities of a flow at all draws of the pool, and at draws of its own."""
-    flows = jax.tree.map(lambda leaf: leaf[None], params)
-    density = partial(_density, problem.flow, flows, 0)
-    pool = state.pool
-    blocks = np.flatnonzero(np.asarray(pool.counts))
-    everywhere = _by_block(pool, blocks, lambda block: density(pool.draws.flat, block))
-    return everywhere, density(flat[None], 0)
 
 
 def _by_block(pool: Pool, blocks: np.ndarray, density: Callable[[int], Array]) -> np.ndarray:

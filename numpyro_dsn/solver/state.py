@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 Params = dict[str, Array]
@@ -40,3 +41,12 @@ def keep_best(best: Best, candidate: Best, converged: Array) -> Best:
 def strong(tree: Any) -> Any:
     """Return arrays without weak types: a mixture would make a later epoch compile again."""
     return jax.tree.map(lambda leaf: leaf.astype(leaf.dtype), tree)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Return whether two trees have the same structure and equal leaves."""
+    structures: list[Any] = [jax.tree.structure(one), jax.tree.structure(other)]
+    if structures[0] != structures[1]:
+        return False
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(a is b or (np.shape(a) == np.shape(b) and bool(np.all(a == b))) for a, b in pairs)

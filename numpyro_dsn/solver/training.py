@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from numpyro.optim import _NumPyroOptim
 
 from numpyro_dsn.solver.problem import Params, Problem
+from numpyro_dsn.solver.state import strong
 from numpyro_dsn.weighted.resampling import resample
 
 NUM_BLOCKS = 4
@@ -29,6 +30,15 @@ class LossSettings(NamedTuple):
     square_root_at: float
 
 
+class Blocks(NamedTuple):
+    """When training ends: the smallest gain of a block that is worth another one, in nats; and
+    the factor of the steps after one without, down to their smallest."""
+
+    least_gain: float
+    shrink: float
+    min_step: float
+
+
 class WeightedTarget(NamedTuple):
     """What a flow is fitted to, as arrays alone, each with leading axis ``num_draws``.
 
@@ -36,8 +46,12 @@ class WeightedTarget(NamedTuple):
         Draws in unconstrained space, shape ``(num_draws, D)``.
     log_target, log_last
         Log densities of the target and of the last flow; minus infinity where the circuit failed.
+    frequency
+        How much more often than its weight says each draw of the last flow is taken
+        (:func:`~numpyro_dsn.solver.aim.mismatch_frequency`).
     cumulative_target, cumulative_last
-        Cumulative weights of the draws to train on, for the target and for the last flow.
+        Cumulative weights of the draws to train on, for the target, and for the last flow with
+        this frequency.
     held_out_target, held_out_last
         The same for those that are kept from training.
     """
@@ -45,6 +59,7 @@ class WeightedTarget(NamedTuple):
     flat: Array
     log_target: Array
     log_last: Array
+    frequency: Array
     cumulative_target: Array
     cumulative_last: Array
     held_out_target: Array
@@ -108,7 +123,7 @@ def weighted_loss(
     log_ratio = log_q - jnp.clip(target.log_target[chosen], fixed - most, fixed + most)
     square = jnp.mean(jax.nn.relu(log_ratio[:half]) ** 2)
     growth = jnp.exp(jnp.minimum(fixed[half:] - target.log_last[of_last], 1.0))
-    square += jnp.mean(growth * log_ratio[half:] ** 2)
+    square += jnp.mean(growth / target.frequency[of_last] * log_ratio[half:] ** 2)
     bend = settings.square_root_at
     return -log_q[:half].mean() + bend * jnp.sqrt(1 + square / bend)
 
@@ -157,7 +172,7 @@ def fit_to_weights(
     judged = settings._replace(num_particles=NUM_VALIDATION)
     # The same draws for every block, so that only the flow makes the difference.
     density = partial(flow.log_prob, training.params)
-    return training, weighted_loss(jax.random.key(0), density, held_out, judged)
+    return strong((training, weighted_loss(jax.random.key(0), density, held_out, judged)))
 
 
 def fit_in_blocks(
@@ -166,9 +181,12 @@ def fit_in_blocks(
     target: WeightedTarget,
     problem: Problem,
     settings: LossSettings,
-    least_gain: float,
+    blocks: Blocks,
 ) -> Training:
     """Fit a flow in blocks of steps, until draws that are held out see no more gain.
+
+    A block without gain is undone: its steps were too large, or the draws are few and the flow
+    begins to memorize them. The next steps are shorter.
 
     Parameters
     ----------
@@ -182,17 +200,18 @@ def fit_in_blocks(
         The flow and its optimizer.
     settings
         Settings of the loss.
-    least_gain
-        Smallest gain of a block, in nats, that is worth another one.
+    blocks
+        How many blocks there are, and what becomes of the steps.
     """
     fixed = problem.flow, problem.optim, settings, -(-problem.num_steps // NUM_BLOCKS)
-    best = np.inf
+    least = np.inf
     for block in range(NUM_BLOCKS):
         key = jax.random.fold_in(rng_key, block)
-        training, loss = fit_to_weights(key, training, target, *fixed)
-        if not float(loss) < best - least_gain:
-            break
-        best = float(loss)
+        new, loss = fit_to_weights(key, training, target, *fixed)
+        if not float(loss) < least - blocks.least_gain:
+            scale = max(blocks.shrink * float(training.step_scale), blocks.min_step)
+            return training._replace(step_scale=np.asarray(scale, np.asarray(loss).dtype))
+        training, least = new, float(loss)
     return training
 
 
