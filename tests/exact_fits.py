@@ -10,7 +10,6 @@ from numpyro.infer.util import transform_fn
 
 from numpyro_dsn import DSN, DSNWarning, PenaltyMethod
 
-
 QUICK = PenaltyMethod(num_batches=10)
 
 

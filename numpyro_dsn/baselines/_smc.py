@@ -117,8 +117,9 @@ def smc(
     for run_key in jax.random.split(rng_key, num_chains):
         start_key, step_key = jax.random.split(run_key)
         runs.append(_temper(step_key, step, draw_prior(start_key)))
-    found = Run(*(np.stack(leaves) for leaves in zip(*runs, strict=True)))
-    flat = jnp.asarray(found.particles).reshape(-1, problem.program.num_latents)
+    flat = jnp.concatenate([run.particles for run in runs])
+    log_normalizers = np.array([run.log_normalizer for run in runs])
+    temperatures = np.array([run.num_temperatures for run in runs])
     latents = to_latents(problem.program, flat)
     lp = by_chain(jax.jit(jax.vmap(densities[1]))(latents), num_chains)
     keys = jax.random.split(jax.random.fold_in(rng_key, num_chains), len(flat))
@@ -129,14 +130,14 @@ def smc(
     per_temperature = num_particles * (num_mcmc_steps + EVALUATIONS_PER_STEP) * replicates
     stats = {
         "lp": lp,
-        "log_q": lp - found.log_normalizer[:, None],
-        "log_normalizer": found.log_normalizer,
-        "num_temperatures": found.num_temperatures,
-        "acceptance_rate": found.acceptance_rate,
+        "log_q": lp - log_normalizers[:, None],
+        "log_normalizer": log_normalizers,
+        "num_temperatures": temperatures,
+        "acceptance_rate": np.array([run.acceptance_rate for run in runs]),
     }
     attrs = {
         "inference_method": "SMC",
-        "num_simulations": per_temperature * int(found.num_temperatures.sum()) + len(flat),
+        "num_simulations": per_temperature * int(temperatures.sum()) + len(flat),
         "sampling_time": seconds,
         "natural_parameters": json.dumps(np.asarray(problem.natural_parameters).tolist()),
     }

@@ -43,7 +43,7 @@ def _behavior(result: "DSNResult", bounds: dict[str, np.ndarray]) -> Any:
         "violation": epochs.violation,
         "multiplier": epochs.multipliers,
     }
-    values = {name: leaf[result.epochs, chains] for name, leaf in held.items()}
+    values = {n: np.asarray(leaf)[result.epochs, chains] for n, leaf in held.items()}
     values |= {f"target_{name}": np.tile(b, (len(chains), 1)) for name, b in bounds.items()}
     return xarray.Dataset(
         {name: (["chain", "statistic"], value) for name, value in values.items()},

@@ -1,10 +1,13 @@
 """Marginals where their weights stand in the connectivity matrix."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from numpyro_dsn.plots.data import COLORS, Column, columns, names_of, pyplot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Layout = list[list[str | None]]
 
@@ -61,7 +64,8 @@ def plot_matrix(
     everything = np.concatenate(ends)
     bins = np.linspace(np.nanmin(everything), np.nanmax(everything), NUM_BINS + 1)
     for place in np.ndindex(len(labels), len(labels[0])):
-        axis, label = axes[place], labels[place[0]][place[1]]
+        axis: Axes = axes[place]
+        label = labels[place[0]][place[1]]
         axis.set_yticks([])
         if label is None:
             axis.set_axis_off()
@@ -87,17 +91,17 @@ def _labels(data: Any, layout: Layout | str) -> tuple[Layout, dict[str, Column]]
                 f"'{layout}' has the dimensions {dims}; a matrix has two after chain and draw. "
                 "Give a `layout` of labels instead."
             )
-        layout = np.reshape([column.label for column in found], shape[2:]).tolist()
+        labels = np.reshape([column.label for column in found], shape[2:]).tolist()
     else:
-        found = columns(data, names_of(data, "latents"))
-    lengths = {len(row) for row in layout}
+        labels, found = layout, columns(data, names_of(data, "latents"))
+    lengths = {len(row) for row in labels}
     if len(lengths) != 1:
         raise ValueError(f"The rows of `layout` must have one length, but have {sorted(lengths)}.")
     by_label = {column.label: column for column in found}
-    unknown = {label for row in layout for label in row if label is not None} - set(by_label)
+    unknown = {label for row in labels for label in row if label is not None} - set(by_label)
     if unknown:
         raise ValueError(f"{sorted(unknown)} are no parameters; these are {list(by_label)}.")
-    return layout, by_label
+    return labels, by_label
 
 
 def _new_axes(num_rows: int, num_columns: int) -> "np.ndarray":

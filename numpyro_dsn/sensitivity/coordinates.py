@@ -133,11 +133,9 @@ def interior(program: Program, margin: float) -> tuple[Array, Array]:
         lower[name] = jnp.broadcast_to(low + margin * width, shape)
         upper[name] = jnp.broadcast_to(high - margin * width, shape)
         bounded.append(np.full(int(np.prod(shape)), is_bounded))
-    is_bounded = np.concatenate(bounded)
-    return (
-        jnp.where(is_bounded, unconstrain(program, lower)[0], -jnp.inf),
-        jnp.where(is_bounded, unconstrain(program, upper)[0], jnp.inf),
-    )
+    ends = [unconstrain(program, end)[0] for end in (lower, upper)]
+    known = np.concatenate(bounded)
+    return jnp.where(known, ends[0], -jnp.inf), jnp.where(known, ends[1], jnp.inf)
 
 
 def _of_elements(support: Support) -> Support:

@@ -9,7 +9,7 @@ from jax import Array
 
 from numpyro_dsn.program import constrain
 from numpyro_dsn.sensitivity.ascent import NUM_STEPS, ascend
-from numpyro_dsn.sensitivity.coordinates import Sites, interior, element_labels
+from numpyro_dsn.sensitivity.coordinates import Sites, element_labels, interior
 from numpyro_dsn.sensitivity.density import draw_unconstrained, log_prob_unconstrained
 
 if TYPE_CHECKING:
