@@ -13,8 +13,9 @@ import pytest
 import scipy.special
 from numpy.testing import assert_allclose, assert_array_equal
 from numpyro import handlers
-from numpyro.infer import MCMC, NUTS, SVI, Trace_ELBO
+from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.reparam import NeuTraReparam
+from numpyro.infer.util import log_density
 
 from numpyro_dsn import behavior, simulator
 from numpyro_dsn.constraints import Moments
@@ -162,7 +163,7 @@ def conjugate():
 
 @pytest.mark.parametrize("make", GUIDES)
 def test_plain_svi_trains_the_guide(make, rng_key):
-    guide = make(conjugate, num_bins=4)
+    guide = make(conjugate, **SMALL[make])
     svi = SVI(conjugate, guide, numpyro.optim.Adam(0.02), Trace_ELBO(num_particles=50))
     result = svi.run(rng_key, 300, progress_bar=False)
     # The posterior is N(1/2, 1/2) and the evidence N(1; 0, 2).
@@ -175,17 +176,24 @@ def test_plain_svi_trains_the_guide(make, rng_key):
     assert abs(flat.mean() - 0.5) < np.sqrt(0.02) + 4 * np.sqrt(0.5 / NUM_DRAWS)
 
 
-def test_neutra_runs_in_the_coordinates_of_the_guide(rng_key, rng, numpyro_ranks):
-    guide, params = set_up(AutoNeuralSpline, "uniform")
-    neutra = NeuTraReparam(guide, perturb(rng, params))
-    kernel = NUTS(neutra.reparam(uniform))
-    mcmc = MCMC(kernel, num_warmup=100, num_samples=600, progress_bar=False)
-    mcmc.run(rng_key)
-    shared = mcmc.get_samples()["auto_shared_latent"]
-    z = np.asarray(neutra.transform_sample(shared)["z"])
-    # Uniform on [-10, 10], whatever the guide; NUTS' draws are worth a third at the least.
-    assert abs(z.mean()) < 4 * z.std() / np.sqrt(200)
-    assert_allclose(z.std(), 20 / np.sqrt(12), rtol=0.2)
+@pytest.mark.parametrize("make", GUIDES)
+def test_neutra_has_the_density_of_the_model_in_the_coordinates_of_the_guide(make, rng_key, rng):
+    guide, params = set_up(make, "uniform")
+    params = perturb(rng, params)
+    neutra = NeuTraReparam(guide, params)
+    noise = jnp.asarray(rng.normal(size=(20, 1)))
+
+    @jax.jit
+    @jax.vmap
+    def evaluate(noise):
+        value, trace = log_density(neutra.reparam(uniform), (), {}, {"auto_shared_latent": noise})
+        slope = jax.jacfwd(lambda noise: neutra.transform_sample(noise)["z"])(noise)
+        return value, trace["z"]["value"], neutra.transform_sample(noise)["z"], slope[0]
+
+    value, z, same, slope = map(np.asarray, evaluate(noise))
+    assert_allclose(z, same, rtol=1e-5)
+    assert np.all(np.abs(z) < 10)
+    assert_allclose(value, np.log(slope / 20), atol=1e-3)
 
 
 @pytest.mark.parametrize(
