@@ -54,7 +54,7 @@ def fit_with_penalty(name):
         problem.behavior,
         guide=(setting.guide or small_flow)(problem.model),
         optim=optax.adam(optax.cosine_decay_schedule(setting.step_size, NUM_STEPS)),
-        multipliers=PenaltyMethod(setting.penalty_init, growth_factor=1.0, significance=0.9),
+        method=PenaltyMethod(setting.penalty_init, growth_factor=1.0, significance=0.9),
         num_particles=setting.num_particles,
         num_steps=NUM_STEPS,
     )

@@ -167,7 +167,7 @@ def test_model_arguments():
         scaled,
         FAR,
         gaussian(scaled),
-        multipliers=PenaltyMethod(num_batches=10),
+        method=PenaltyMethod(num_batches=10),
         num_particles=50,
     )
     weights = jnp.array([1.0, 2.0])

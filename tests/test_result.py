@@ -40,7 +40,7 @@ def real_nvp(width=8):
 
 def make_dsn(asked=ASKED, guide=None, **settings):
     settings = {
-        "multipliers": PenaltyMethod(num_batches=NUM_BATCHES),
+        "method": PenaltyMethod(num_batches=NUM_BATCHES),
         "num_particles": NUM_PARTICLES,
         "num_steps": 20,
         "num_chains": NUM_CHAINS,
@@ -256,7 +256,7 @@ def test_print_summary(fit, capsys):
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert lines[0].split() == [
-        *("statistic", "target", "achieved", "std.", "error", "violation/sd", "multiplier")
+        *("statistic", "target", "achieved", "std.", "error", "violation/unit", "multiplier")
     ]
     measured = fit.measured
     rows = zip(fit.multipliers, (0.5, 1.0, 0.2, 0.3), lines[1:5], strict=True)

@@ -1,5 +1,7 @@
 """The penalty method by hand, and on a quadratic problem whose multipliers are known."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -193,3 +195,13 @@ def test_the_method_finds_the_multipliers_of_a_quadratic_problem(rng_key, x64):
     assert penalties[1] > penalties[0]
     zero = jnp.zeros(2)
     assert method.has_converged(method.p_values(jnp.asarray(residual + noise), zero, zero))
+
+
+def test_a_flow_whose_draws_have_no_gradient_is_refused():
+    PenaltyMethod().require(SimpleNamespace(has_rsample=True), {})
+    with pytest.raises(ValueError, match=r"no gradient.*DualNewton"):
+        PenaltyMethod().require(SimpleNamespace(has_rsample=False), {})
+
+
+def test_the_published_method_runs_all_its_epochs():
+    assert not PenaltyMethod().is_done(state_of([1.0]))
