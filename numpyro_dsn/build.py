@@ -69,8 +69,7 @@ def build_problem(
     else:
         _require_same_latents(guide, program, args, kwargs)
         handlers.trace(handlers.seed(guide, jax.random.key(0))).get_trace(*args, **kwargs)
-        flow = GuideFlow(guide, args, kwargs)
-        start = jax.jit(flow.init)
+        flow, start = as_flow(guide, args, kwargs)
     method.require(flow, jax.eval_shape(start, jax.random.key(0)))
     follows = by_gradients and flow.has_rsample
     pieces = flow, circuit, optim, *sizes
@@ -87,6 +86,15 @@ def build_problem(
         is_stochastic=program.is_stochastic,
         descend=gradient_descent(*pieces) if follows else None,
     )
+
+
+def as_flow(guide: AutoContinuous, args: tuple, kwargs: dict) -> tuple[Any, Any]:
+    """Return the flow of a guide that was set up, and the function that starts it."""
+    flow = getattr(guide, "flow", None)
+    if flow is not None:
+        return flow, jax.jit(lambda key: flow.init(key, *guide.start))
+    flow = GuideFlow(guide, args, kwargs)
+    return flow, jax.jit(flow.init)
 
 
 def _chart(program: Program, circuit: Circuit) -> tuple[np.ndarray, np.ndarray]:

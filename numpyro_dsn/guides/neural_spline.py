@@ -113,7 +113,7 @@ class AutoNeuralSpline(AutoFlow):
         return dist.Logistic(jnp.zeros(self.latent_dim), 1.0).to_event(1)
 
     def _get_posterior(self) -> FlowDistribution:
-        flow, start = self.flow, self._start
+        flow, start = self.flow, self.start
         names = jax.eval_shape(flow.init, jax.random.key(0), *start)
 
         def initial(name: str) -> Callable[[Array], Array]:
@@ -126,13 +126,13 @@ class AutoNeuralSpline(AutoFlow):
         super()._setup_prototype(*args, **kwargs)
         moments = self._prior_moments(args, kwargs)
         if moments is None:
-            self._start = self._init_latent, jnp.full_like(self._init_latent, 2.0)
+            self.start = self._init_latent, jnp.full_like(self._init_latent, 2.0)
             return
         mean, deviation = moments
         uniform = self._is_uniform()
         loc = jnp.where(uniform, 0.0, mean)
         # The standard logistic distribution has the variance pi^2 / 3.
-        self._start = loc, jnp.where(uniform, 1.0, deviation * np.sqrt(3) / np.pi)
+        self.start = loc, jnp.where(uniform, 1.0, deviation * np.sqrt(3) / np.pi)
 
     def _is_uniform(self) -> np.ndarray:
         """Return for each coordinate whether its prior is uniform: its logit is logistic."""

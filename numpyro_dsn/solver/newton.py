@@ -86,7 +86,7 @@ class DualNewton(NamedTuple):
     square_root_at: float = 9.0
     offset_rate: float = 0.5
     max_loss: float = 1.0
-    shrink: float = 0.6
+    shrink: float = 0.7
     min_step: float = 0.02
     tolerance: float = 0.02
     gap_tolerance: float = 0.05

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from numpyro_dsn.solver.problem import Params
-from numpyro_dsn.solver.state import Best, no_best
+from numpyro_dsn.solver.state import Best, no_best, strong
 from numpyro_dsn.solver.training import Training
 from numpyro_dsn.weighted.draws import Pool, start_pool
 from numpyro_dsn.weighted.search import PriorDraws
@@ -86,7 +86,7 @@ def first_state(
     targets, log_first = first
     zeros, one = jnp.zeros_like(targets.unit), jnp.ones((), log_first.dtype)
     draws = found.draws, found.log_share, log_first, found.num_simulated
-    return NewtonState(
+    state = NewtonState(
         training=Training(optim.init(params), params, one),
         natural_parameters=zeros,
         offset=zeros,
@@ -100,3 +100,4 @@ def first_state(
         epoch=jnp.zeros((), int),
         rng_key=rng_key,
     )
+    return strong(state)

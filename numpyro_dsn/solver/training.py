@@ -166,13 +166,20 @@ def fit_to_weights(
         return weighted_loss(key, partial(flow.log_prob, params), target, settings)
 
     training, _ = descend(rng_key, training, loss, optim, num_steps)
+    return strong((training, judge(training.params, target, flow, settings)))
+
+
+@partial(jax.jit, static_argnames=("flow", "settings"))
+def judge(params: Params, target: WeightedTarget, flow: Any, settings: LossSettings) -> Array:
+    """Return the loss of a flow on draws that are kept from training, shape ``()``.
+
+    The same draws are chosen at every call, so that only the flow makes the difference.
+    """
     held_out = target._replace(
         cumulative_target=target.held_out_target, cumulative_last=target.held_out_last
     )
-    judged = settings._replace(num_particles=NUM_VALIDATION)
-    # The same draws for every block, so that only the flow makes the difference.
-    density = partial(flow.log_prob, training.params)
-    return strong((training, weighted_loss(jax.random.key(0), density, held_out, judged)))
+    settings = settings._replace(num_particles=NUM_VALIDATION)
+    return weighted_loss(jax.random.key(0), partial(flow.log_prob, params), held_out, settings)
 
 
 def fit_in_blocks(
@@ -185,8 +192,8 @@ def fit_in_blocks(
 ) -> Training:
     """Fit a flow in blocks of steps, until draws that are held out see no more gain.
 
-    A block without gain is undone: its steps were too large, or the draws are few and the flow
-    begins to memorize them. The next steps are shorter.
+    A block that loses is undone. After one without gain the next has shorter steps; two in a row
+    end the training. The next epoch begins with the steps that brought the last gain.
 
     Parameters
     ----------
@@ -201,18 +208,26 @@ def fit_in_blocks(
     settings
         Settings of the loss.
     blocks
-        How many blocks there are, and what becomes of the steps.
+        What becomes of the steps, and which gain counts.
     """
     fixed = problem.flow, problem.optim, settings, -(-problem.num_steps // NUM_BLOCKS)
-    least = np.inf
+    scale, last_gain, failures = float(training.step_scale), None, 0
+    least = float(judge(training.params, target, problem.flow, settings))
     for block in range(NUM_BLOCKS):
         key = jax.random.fold_in(rng_key, block)
-        new, loss = fit_to_weights(key, training, target, *fixed)
-        if not float(loss) < least - blocks.least_gain:
-            scale = max(blocks.shrink * float(training.step_scale), blocks.min_step)
-            return training._replace(step_scale=np.asarray(scale, np.asarray(loss).dtype))
-        training, least = new, float(loss)
-    return training
+        begin = training._replace(step_scale=np.asarray(scale, target.log_last.dtype))
+        new, loss = fit_to_weights(key, begin, target, *fixed)
+        gain = least - float(loss)
+        if gain > -blocks.least_gain:
+            training, least = new, min(least, float(loss))
+        if gain > blocks.least_gain:
+            last_gain, failures = scale, 0
+        else:
+            scale, failures = max(blocks.shrink * scale, blocks.min_step), failures + 1
+        if failures == 2:
+            break
+    kept = scale if last_gain is None else last_gain
+    return training._replace(step_scale=np.asarray(kept, target.log_last.dtype))
 
 
 def descend(

@@ -11,11 +11,6 @@ from numpyro_dsn.weighted.draws import Draws
 NORMAL_RANGE = 3.29
 """Standard deviations between the 5 % and the 95 % quantile of a normal distribution."""
 
-FREE_FACTOR = 10.0
-"""A statistic of which no spread was asked may be further out by this factor before it is bounded:
-its unit is that of the prior, and says less about where the optimum can be."""
-
-
 class Targets(NamedTuple):
     """Bounds on E[T] and the units of each, all of shape ``(num_constraints,)``.
 
@@ -70,7 +65,7 @@ def measure_units(
         spread = np.where(spread > 0, spread, fallback)
     is_free = np.isnan(asked)
     unit = np.where(is_free, spread, asked)
-    limit = max_units * np.where(is_free, FREE_FACTOR * (1 + np.abs(origin - median) / unit), 1.0)
+    limit = max_units * np.where(is_free, 1 + np.abs(origin - median) / unit, 1.0)
     return Targets(*(jnp.asarray(leaf, dtype) for leaf in (lower, upper, origin, unit, limit)))
 
 
