@@ -1,5 +1,6 @@
 """From a model and a behavior to a problem: which flow, which optimizer, which circuit."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -65,7 +66,7 @@ def build_problem(
     if guide is None:
         flow = default_flow(program.num_latents)
         loc, scale = _chart(program, circuit)
-        start = jax.jit(lambda key: flow.init(key, loc, scale))
+        start = partial(flow.init, loc=loc, scale=scale)
     else:
         _require_same_latents(guide, program, args, kwargs)
         handlers.trace(handlers.seed(guide, jax.random.key(0))).get_trace(*args, **kwargs)
@@ -92,9 +93,9 @@ def as_flow(guide: AutoContinuous, args: tuple, kwargs: dict) -> tuple[Any, Any]
     """Return the flow of a guide that was set up, and the function that starts it."""
     flow = getattr(guide, "flow", None)
     if flow is not None:
-        return flow, jax.jit(lambda key: flow.init(key, *guide.start))
+        return flow, partial(flow.init, loc=guide.start[0], scale=guide.start[1])
     flow = GuideFlow(guide, args, kwargs)
-    return flow, jax.jit(flow.init)
+    return flow, flow.init
 
 
 def _chart(program: Program, circuit: Circuit) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from numpyro_dsn.solver.aim import weighted_prior
 from numpyro_dsn.solver.history import Epoch
 from numpyro_dsn.solver.inputs import Inputs
 from numpyro_dsn.solver.measurement import gap_to
+from numpyro_dsn.weighted.compilation import quick_jit
 from numpyro_dsn.weighted.draws import log_weights, softmax, validation
 from numpyro_dsn.weighted.dual import dual_value, exponent, tilt
 
@@ -106,7 +107,7 @@ def certify(
     return certificate._replace(verdict=verdict(certificate, measured, unmet, tolerances, labels))
 
 
-@jax.jit
+@quick_jit
 def _estimate(inputs: Inputs) -> tuple[dict[str, Array], Array]:
     """Return the numbers of a certificate, and log weights of the fit's own draws."""
     pool, eta, bounds = inputs.pool, inputs.natural_parameters, inputs.targets.bounds

@@ -9,6 +9,7 @@ from jax import Array
 from jax.scipy.special import logsumexp
 
 from numpyro_dsn.solver.training import WeightedTarget
+from numpyro_dsn.weighted.compilation import quick_jit
 from numpyro_dsn.weighted.draws import Pool, log_weights, softmax, training
 from numpyro_dsn.weighted.dual import (
     Bounds,
@@ -94,7 +95,7 @@ def solve(
     return Aim(eta, solved, tilt(eta, draws).log_normalizer, aimed)
 
 
-@jax.jit
+@quick_jit
 def weighted_target(pool: Pool, aim: Aim, last: Array) -> WeightedTarget:
     """Return what a flow is fitted to, as arrays alone.
 

@@ -12,6 +12,7 @@ from numpyro_dsn.solver.history import Epoch
 from numpyro_dsn.solver.measurement import Measured, Strays
 from numpyro_dsn.solver.newton_state import NewtonState
 from numpyro_dsn.solver.state import Best, keep_best, strong
+from numpyro_dsn.weighted.compilation import quick_jit
 
 
 class Rules(NamedTuple):
@@ -24,7 +25,7 @@ class Rules(NamedTuple):
     offset_rate: float
 
 
-@partial(jax.jit, static_argnames="rules")
+@partial(quick_jit, static_argnames="rules")
 def decide(
     rules: Rules, old: NewtonState, new: NewtonState, aim: Aim, both: tuple[Measured, Measured]
 ) -> tuple[NewtonState, Measured]:
@@ -75,11 +76,11 @@ def decide(
 
 def meets(rules: Rules, measured: Measured) -> Array:
     """Return whether the constraints are met and the entropy is close to its bound."""
-    worst = jnp.max(jnp.abs(measured.residual) + 2 * measured.mean_se)
+    worst = jnp.max(jnp.abs(measured.residual) + measured.mean_se)
     return (worst <= rules.tolerance) & (measured.distance <= rules.gap_tolerance)
 
 
-@partial(jax.jit, static_argnames="rules")
+@partial(quick_jit, static_argnames="rules")
 def report(
     rules: Rules, state: NewtonState, measured: Measured, strays: Strays, num_simulations: float
 ) -> Epoch:

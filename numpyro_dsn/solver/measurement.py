@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from numpyro_dsn.solver.aim import Aim, active, offset_move, weighted_prior
+from numpyro_dsn.weighted.compilation import quick_jit
 from numpyro_dsn.weighted.draws import (
     Draws,
     Pool,
@@ -51,7 +52,7 @@ class Measured(NamedTuple):
     move: Array
 
 
-@partial(jax.jit, static_argnames="own_draws")
+@partial(quick_jit, static_argnames="own_draws")
 def measure(
     pool: Pool, index: Array, newest: Array, aim: Aim, targets: Targets, own_draws: bool
 ) -> Measured:
@@ -173,7 +174,7 @@ class Strays(NamedTuple):
     nonfinite: Array
 
 
-@jax.jit
+@quick_jit
 def count_strays(raw: Draws, targets: Targets) -> Strays:
     """Return what share of draws the circuit does not run at, or is far from the target.
 

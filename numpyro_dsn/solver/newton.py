@@ -18,6 +18,7 @@ from numpyro_dsn.solver.problem import Params, Problem
 from numpyro_dsn.solver.simulation import Search, add_draws, first_draws
 from numpyro_dsn.solver.state import same
 from numpyro_dsn.solver.training import Blocks, LossSettings, Training, fit_in_blocks
+from numpyro_dsn.weighted.compilation import quick_jit
 from numpyro_dsn.weighted.search import unweighted
 from numpyro_dsn.weighted.targets import Targets, in_units
 
@@ -70,7 +71,7 @@ class DualNewton(NamedTuple):
         Factor of the steps after a block of them that brings no gain on held-out draws, and the
         fraction of the first at which a fit is at rest.
     tolerance
-        Largest violation, plus two standard errors, in units of what was asked.
+        Largest violation, plus a standard error, in units of what was asked.
     gap_tolerance
         Largest divergence to the tilted prior, plus a standard error and what the violation is
         worth, in nats.
@@ -113,7 +114,7 @@ class DualNewton(NamedTuple):
 
     def init(self, problem: Problem, rng_key: Array) -> tuple[NewtonState, Epoch]:
         """Simulate draws of the prior and return the state before the first epoch."""
-        params = problem.start(rng_key)
+        params = quick_jit(problem.start)(rng_key)
         found, *first = first_draws(problem, rng_key, params, self._search(problem))
         state = first_state(rng_key, params, problem.optim, found, first, self.num_proposals)
         aim = Aim(state.offset, state.solved, state.gap, state.offset)

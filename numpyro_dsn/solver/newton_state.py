@@ -10,6 +10,7 @@ from jax import Array
 from numpyro_dsn.solver.problem import Params
 from numpyro_dsn.solver.state import Best, no_best, strong
 from numpyro_dsn.solver.training import Training
+from numpyro_dsn.weighted.compilation import quick_jit
 from numpyro_dsn.weighted.draws import Pool, start_pool
 from numpyro_dsn.weighted.search import PriorDraws
 from numpyro_dsn.weighted.targets import Targets
@@ -57,7 +58,7 @@ class NewtonState(NamedTuple):
         return self.training.params
 
 
-@partial(jax.jit, static_argnames=("optim", "num_proposals"))
+@partial(quick_jit, static_argnames=("optim", "num_proposals"))
 def first_state(
     rng_key: Array,
     params: Params,

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from numpyro_dsn.program import Program, constrain, draw_prior, simulate, unconstrain
+from numpyro_dsn.weighted.compilation import quick_jit
 from numpyro_dsn.weighted.draws import Draws
 
 CPU_BATCH_SIZE, BATCH_SIZE = 500, 32_000
@@ -133,5 +134,5 @@ def build_circuit(program: Program, num_replicates: int, args: tuple, kwargs: di
         latents = draw_prior(rng_key, program, num_draws, args, kwargs)
         return jax.vmap(lambda one: unconstrain(program, one)[0])(latents)
 
-    sampler = jax.jit(prior, static_argnums=1) if program.is_proper else None
+    sampler = quick_jit(prior, static_argnums=1) if program.is_proper else None
     return Circuit(run, simulate_all, sampler)

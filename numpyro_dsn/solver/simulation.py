@@ -12,6 +12,7 @@ from numpyro_dsn.solver.measurement import Strays, count_strays
 from numpyro_dsn.solver.newton_state import NewtonState
 from numpyro_dsn.solver.problem import Params, Problem
 from numpyro_dsn.solver.training import Training
+from numpyro_dsn.weighted.compilation import quick_jit
 from numpyro_dsn.weighted.draws import Draws, Pool, insert, with_densities
 from numpyro_dsn.weighted.search import PriorDraws, search_prior, unweighted
 from numpyro_dsn.weighted.targets import Targets, in_units, measure_units
@@ -111,6 +112,6 @@ def _density(flow: Any, flows: Params, which: int, flat: Array, block: int) -> A
     return flow.log_prob(jax.tree.map(lambda leaf: leaf[which], flows), flat[block])
 
 
-@jax.jit
+@quick_jit
 def _put(flows: Params, new: Params, index: int) -> Params:
     return jax.tree.map(lambda leaf, one: leaf.at[index].set(one), flows, new)

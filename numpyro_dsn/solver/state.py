@@ -49,4 +49,4 @@ def same(one: Any, other: Any) -> bool:
     if structures[0] != structures[1]:
         return False
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return all(a is b or (np.shape(a) == np.shape(b) and bool(np.all(a == b))) for a, b in pairs)
+    return all(a is b or np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)

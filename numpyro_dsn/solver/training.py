@@ -137,7 +137,7 @@ def fit_to_weights(
     optim: _NumPyroOptim,
     settings: LossSettings,
     num_steps: int,
-) -> tuple[Training, Array]:
+) -> Training:
     """Fit a flow to weighted draws; compiled once for a flow's configuration and sizes.
 
     Parameters
@@ -159,14 +159,14 @@ def fit_to_weights(
 
     Returns
     -------
-    Where training stands after it, and the loss on draws that are kept from training.
+    Where training stands after it.
     """
 
     def loss(key: Array, params: Params) -> Array:
         return weighted_loss(key, partial(flow.log_prob, params), target, settings)
 
     training, _ = descend(rng_key, training, loss, optim, num_steps)
-    return strong((training, judge(training.params, target, flow, settings)))
+    return strong(training)
 
 
 @partial(jax.jit, static_argnames=("flow", "settings"))
@@ -216,10 +216,11 @@ def fit_in_blocks(
     for block in range(NUM_BLOCKS):
         key = jax.random.fold_in(rng_key, block)
         begin = training._replace(step_scale=np.asarray(scale, target.log_last.dtype))
-        new, loss = fit_to_weights(key, begin, target, *fixed)
-        gain = least - float(loss)
+        new = fit_to_weights(key, begin, target, *fixed)
+        loss = float(judge(new.params, target, problem.flow, settings))
+        gain = least - loss
         if gain > -blocks.least_gain:
-            training, least = new, min(least, float(loss))
+            training, least = new, min(least, loss)
         if gain > blocks.least_gain:
             last_gain, failures = scale, 0
         else:

@@ -1,6 +1,5 @@
 """Every circuit simulated so far, reweighted: adaptive multiple importance sampling."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -8,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.special import logsumexp
+
+from numpyro_dsn.weighted.compilation import quick_jit
 
 HELD_OUT = 4
 """One draw in this many is kept from training."""
@@ -68,7 +69,6 @@ class Pool(NamedTuple):
     counts: Array
 
 
-@partial(jax.jit, static_argnames="size")
 def start_pool(first: Draws, log_share: Array, log_first: Array, count: Array, size: int) -> Pool:
     """Return a pool that holds the draws of proposal 0.
 
@@ -98,7 +98,7 @@ def start_pool(first: Draws, log_share: Array, log_first: Array, count: Array, s
     )
 
 
-@jax.jit
+@quick_jit
 def insert(pool: Pool, index: int, draws: Draws) -> Pool:
     """Put draws of a flow in the place of the proposal of this index."""
     return pool._replace(
@@ -108,7 +108,7 @@ def insert(pool: Pool, index: int, draws: Draws) -> Pool:
     )
 
 
-@jax.jit
+@quick_jit
 def with_densities(pool: Pool, index: int, of_new: Array, at_new: Array) -> Pool:
     """Return the pool with the densities of a flow, and of all proposals at its draws.
 

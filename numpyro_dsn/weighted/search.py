@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
 
+from numpyro_dsn.weighted.compilation import quick_jit
 from numpyro_dsn.weighted.draws import Draws
 from numpyro_dsn.weighted.dual import Weighted, solve_dual, tilt
 from numpyro_dsn.weighted.resampling import subsample
@@ -96,15 +97,17 @@ def _log_base(kept: PriorDraws) -> Array:
     return jnp.where(jnp.isfinite(total), log_base - total, log_base)
 
 
-@partial(jax.jit, static_argnames="min_ess")
-def _look(kept: PriorDraws, start: Array, targets: Targets, min_ess: float) -> Found:
+def _solve(kept: PriorDraws, start: Array, targets: Targets, min_ess: float) -> Found:
     """Solve the dual on the draws."""
     draws = Weighted(_log_base(kept), kept.draws.statistics, kept.draws.noise)
     eta, solved = solve_dual(start, draws, targets.bounds, min_ess)
     return Found(eta, solved, tilt(eta, draws).ess)
 
 
-@partial(jax.jit, static_argnames="min_ess")
+_look = quick_jit(_solve, static_argnames="min_ess")
+
+
+@partial(quick_jit, static_argnames="min_ess")
 def _merge(
     rng_key: Array, kept: PriorDraws, new: Draws, start: Array, targets: Targets, min_ess: float
 ) -> tuple[PriorDraws, Found]:
@@ -115,7 +118,7 @@ def _merge(
         num_simulated=kept.num_simulated + new.finite.size,
         num_nonfinite=kept.num_nonfinite + (~new.finite).sum(),
     )
-    found = _look(both, start, targets, min_ess)
+    found = _solve(both, start, targets, min_ess)
     log_base = _log_base(both)
     weighted = Weighted(log_base, both.draws.statistics, both.draws.noise)
     weights = jnp.exp(tilt(found.natural_parameters, weighted).log_weights)
