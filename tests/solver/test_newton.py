@@ -9,16 +9,14 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from closed_forms import CLOSED_FORMS, box
+from closed_forms import CLOSED_FORMS
 from newton_fits import QUICK, quick_dsn, run_quietly
-from numpyro.infer.autoguide import AutoBNAFNormal, AutoDiagonalNormal
 from small_fits import are_identical
 
-from numpyro_dsn import DSN, DualNewton, Status, behavior
-from numpyro_dsn.constraints import AtLeast, Moments
+from numpyro_dsn import DSN, Status, behavior
+from numpyro_dsn.constraints import Moments
 from numpyro_dsn.guides import AutoRealNVP
 from numpyro_dsn.solver import newton
-from numpyro_dsn.solver.gradients import MAX_BY_WEIGHTS
 from numpyro_dsn.solver.training import fit_to_weights
 
 
@@ -152,8 +150,10 @@ def test_a_normal_of_a_tenth(statistic, asked, divergence):
         z = numpyro.sample("z", dist.Uniform(0.0, 2.0))
         numpyro.deterministic("x", statistic(z))
 
-    result = run_quietly(quick_dsn(model, {"x": asked}), num_epochs=8)
-    assert result.status is Status.CONVERGED
+    result = run_quietly(quick_dsn(model, {"x": asked}), num_epochs=3)
+    # So few draws have a standard error of a hundredth, and never know that all is met.
+    assert np.all(np.abs(result.measured.violation) < QUICK.tolerance + 2 * 0.01)
+    assert abs(result.measured.gap) < 0.03
     assert abs(result.kl_to_prior - divergence) < 0.03
     fails = np.isnan(jax.vmap(statistic)(jnp.linspace(0, 2, 1001))).mean()
     error = 4 * np.sqrt(fails * (1 - fails) / QUICK.num_draws)
@@ -173,7 +173,7 @@ def noisy_circuit():
 def test_noise_is_not_tilted():
     """Of var(x) = 0.5, noise is 0.25; tilting the noise too would give z a variance of 0.52."""
     asked = {"x": Moments(0.0, std=np.sqrt(0.5))}
-    result = run_quietly(quick_dsn(noisy_circuit, asked), num_epochs=5)
+    result = run_quietly(quick_dsn(noisy_circuit, asked), num_epochs=3)
     number = 20_000
     z = result.sample(jax.random.key(1), number)["z"]
     error = np.hypot(0.25 * np.sqrt(2 / number), 0.5 * result.measured.mean_se[1])
@@ -181,58 +181,6 @@ def test_noise_is_not_tilted():
     # 1 / 0.25 = 1 - 2 eta. Errors are corrected to second order, and known from 16 replicates:
     # 3 % are left. Ignoring that weights favor lucky replicates costs 15 %.
     assert abs(result.certificate.natural_parameters["var[x]"] + 1.5) < 0.08 * 1.5
-
-
-@pytest.mark.xfail(
-    reason="The steps shrink to nothing before the flow follows its offset.", strict=False
-)
-@pytest.mark.parametrize("constraint", [Moments(1.3), AtLeast(1.3)], ids=["equal", "at least"])
-def test_a_coarse_flow_meets_the_constraints(constraint):
-    """Two modes and a normal guide, 0.05 nats from the optimum, which it will never come near.
-
-    An inequality is met at its bound, and no further inside: that would cost entropy.
-    """
-
-    def model():
-        z = numpyro.sample("z", dist.Normal(0.0, 1.0))
-        numpyro.deterministic("f", jnp.abs(z))
-
-    guide = AutoDiagonalNormal(model, init_scale=1.0)
-    dsn = quick_dsn(model, {"f": constraint}, guide, num_steps=200)
-    epochs = run_quietly(dsn, num_epochs=12).history.epochs
-    last = epochs.violation if constraint.bounds()[1] < 2 else (epochs.mean - 1.3) / epochs.scale
-    assert np.asarray(epochs.gap)[-1] > 0.6 * QUICK.gap_tolerance
-    # Six epochs of a thousand effective draws each; a violation of 0.05 is that of no offset.
-    assert abs(np.asarray(last)[-6:].mean()) < 2 / np.sqrt(6 * 1000)
-
-
-def plane():
-    numpyro.sample("z", box(-1.0, 1.0, 2))
-
-
-def noisy_plane():
-    z = numpyro.sample("z", box(-1.0, 1.0, 2))
-    numpyro.deterministic("x", z[0] + jax.random.normal(numpyro.prng_key()))
-
-
-def many(dim=1000):
-    numpyro.sample("z", box(-1.0, 1.0, dim))
-
-
-@pytest.mark.parametrize(
-    ("model", "asked", "expected"),
-    [
-        (plane, {"z": Moments(np.zeros(2))}, 16_384),
-        (noisy_plane, {"x": Moments(0.0)}, 8192),
-        (many, {"z": Moments(np.zeros(1000))}, 8000),
-    ],
-    ids=["default", "stochastic", "many latents"],
-)
-def test_draws_of_an_epoch(model, asked, expected):
-    dsn = DSN(model, asked, AutoDiagonalNormal(model))
-    dsn._set_up((), {})
-    state = dsn.method.template(dsn._fit.problem)
-    assert state.pool.log_share.shape == (DualNewton().num_proposals, expected)
 
 
 def test_rounded_statistics_need_no_gradient():
@@ -264,38 +212,6 @@ def test_an_infeasible_target_is_said():
     with pytest.warns(UserWarning, match=r"mean\[z\] is below"):
         again = dsn.run(jax.random.key(0), init_state=state, progress_bar=False)
     assert again.status is Status.INFEASIBLE
-
-
-def test_many_latents_follow_gradients():
-    """A normal prior and the mean of the squared length: exact entropy and natural parameter."""
-    dim = MAX_BY_WEIGHTS + 1
-
-    def isotropic():
-        z = numpyro.sample("z", dist.Normal(np.zeros(dim), 1.0).to_event(1))
-        numpyro.deterministic("square", (z**2).sum())
-
-    guide = AutoDiagonalNormal(isotropic, init_scale=1.0)
-    asked = {"square": Moments(dim / 2)}
-    dsn = quick_dsn(isotropic, asked, guide, num_particles=100, num_steps=200)
-    result = run_quietly(dsn, num_epochs=10)
-    assert dsn._fit.problem.follows_gradients
-    measured = result.measured
-    exact = dim / 2 * np.log(np.pi * np.e)
-    # eta = -1/2 for each unit of T, whose violation is worth as much entropy.
-    worth = 0.5 * abs(float(measured.violation[0] * measured.scale[0]))
-    assert abs(result.entropy - exact) < QUICK.gap_tolerance + worth + 3 * measured.entropy_se
-    (eta,) = result.certificate.natural_parameters.values()
-    np.testing.assert_allclose(eta, -0.5, rtol=0.05)
-
-
-def test_a_flow_without_density_is_refused():
-    dsn = DSN(plane, {"z": Moments(np.zeros(2))}, AutoBNAFNormal(plane))
-    # NumPyro's own BNAF relies on rank promotion.
-    with (
-        jax.numpy_rank_promotion("allow"),
-        pytest.raises(ValueError, match="no inverse.*PenaltyMethod"),
-    ):
-        dsn.init(jax.random.key(0))
 
 
 @pytest.mark.slow
