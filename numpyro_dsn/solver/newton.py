@@ -85,7 +85,7 @@ class DualNewton(NamedTuple):
     max_units: float = 60.0
     max_log_ratio: float = 30.0
     square_root_at: float = 9.0
-    offset_rate: float = 0.5
+    offset_rate: float = 1.0
     max_loss: float = 1.0
     shrink: float = 0.7
     min_step: float = 0.02
