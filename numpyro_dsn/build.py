@@ -98,7 +98,7 @@ def as_flow(guide: AutoContinuous, args: tuple, kwargs: dict) -> tuple[Any, Any]
     return flow, flow.init
 
 
-def _chart(program: Program, circuit: Circuit) -> tuple[np.ndarray, np.ndarray]:
+def _chart(program: Program, circuit: Circuit) -> tuple[Any, Any]:
     """Return location and logistic scale of the prior in unconstrained space."""
     uniform = is_uniform(program)
     loc, scale = np.zeros(len(uniform)), np.full(len(uniform), IMPROPER_SCALE)

@@ -229,7 +229,7 @@ class DSN:
     def _template(self) -> DSNState:
         """Return a state whose leaves have the shapes and types of those that are saved."""
 
-        def zeros(leaf: Any) -> Array:
+        def zeros(leaf: Any) -> Any:
             if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 return jax.random.key(0)
             return np.zeros(leaf.shape, leaf.dtype)
@@ -317,4 +317,3 @@ def _cause(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if "Error:" in line and not line.startswith("INTERNAL")]
     return (named or lines or [type(error).__name__])[-1]
-

@@ -188,9 +188,17 @@ class DSNResult:
         Returns
         -------
         Value of every sample and deterministic site, with a leading axis ``num_samples``.
+
+        Raises
+        ------
+        ValueError
+            If the prior is improper.
         """
+        prior = self.fit.problem.circuit.prior
+        if prior is None:
+            raise ValueError("The prior is improper and has no draws; bound it to sample it.")
         draw_key, noise_key = jax.random.split(rng_key)
-        flat = self.fit.problem.circuit.prior(draw_key, num_samples)
+        flat = prior(draw_key, num_samples)
         keys = jax.random.split(noise_key, num_samples)
         return self._simulate_as_fitted(keys, self._constrain(flat))
 

@@ -153,4 +153,3 @@ def _missed(inputs: Inputs, log_normalizer: Array) -> dict[str, Array]:
         "missed_mass": jnp.where(can_tell, mass, jnp.nan),
         "missed_mass_se": jnp.where(can_tell, error, jnp.nan),
     }
-

@@ -1,6 +1,6 @@
 """What is recorded while a fit runs."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -107,7 +107,9 @@ class History(NamedTuple):
 def empty_epoch(num_constraints: int) -> Epoch:
     """Return measurements of zeros, for their shapes and types."""
     vectors = ("mean", "mean_se", "scale", "violation", "multipliers", "failed", "beyond")
-    zeros = {name: np.zeros(num_constraints) if name in vectors else 0.0 for name in Epoch._fields}
+    zeros: dict[str, Any] = {
+        name: np.zeros(num_constraints) if name in vectors else 0.0 for name in Epoch._fields
+    }
     return Epoch(**zeros | {"converged": np.zeros((), bool)})
 
 

@@ -3,7 +3,6 @@
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -166,8 +165,13 @@ def gap_to(
 
 
 class Strays(NamedTuple):
-    """Fraction of draws at which each statistic fails, or is bounded; and of those at which any
-    fails, shape ``()``."""
+    """Fractions of draws that are astray.
+
+    failed, beyond
+        At which each statistic fails, or is bounded, each of shape ``(num_constraints,)``.
+    nonfinite
+        At which any statistic fails, shape ``()``.
+    """
 
     failed: Array
     beyond: Array

@@ -119,7 +119,7 @@ class DualNewton(NamedTuple):
         state = first_state(rng_key, params, problem.optim, found, first, self.num_proposals)
         aim = Aim(state.offset, state.solved, state.gap, state.offset)
         measured = self._measure(problem, state, state, aim)[0]
-        none = np.zeros_like(problem.lower)
+        none: Any = np.zeros_like(problem.lower)
         strays = Strays(none, none, found.num_nonfinite / found.num_simulated)
         spent = float(found.num_simulated) * self._replicates(problem)
         return state, report(self._rules, state, measured, strays, spent)
@@ -146,7 +146,7 @@ class DualNewton(NamedTuple):
             state, _ = add_draws(problem, state, state.training._replace(params=params))
         # The draws of the last epoch came after its multipliers.
         aim = self._solve(problem, state)
-        from_prior = np.asarray(problem.circuit.prior is not None)
+        from_prior = jnp.asarray(problem.circuit.prior is not None)
         return Inputs(state.pool, state.last, aim.natural_parameters, state.targets, from_prior)
 
     def template(self, problem: Problem) -> NewtonState:
@@ -170,7 +170,7 @@ class DualNewton(NamedTuple):
     def _fit(self, problem: Problem, state: NewtonState, aim: Aim) -> Training:
         """Fit the flow to the tilted prior, by weighted draws or by gradients of the circuit."""
         key = jax.random.fold_in(jax.random.fold_in(state.rng_key, state.epoch), 1)
-        if problem.follows_gradients:
+        if problem.descend is not None:
             return problem.descend(key, state.training, aim.aimed, state.targets)
         target = weighted_target(state.pool, aim, state.last)
         settings = LossSettings(problem.num_particles, self.max_log_ratio, self.square_root_at)

@@ -27,7 +27,6 @@ from numpyro_dsn.solver.problem import Params, Problem
 from numpyro_dsn.solver.simulation import Search, add_draws, first_draws
 from numpyro_dsn.solver.state import Best, keep_best, no_best, strong
 
-
 NUM_DRAWS, MIN_ESS = 16_384, 100.0
 """Draws of the prior and of the fit behind a certificate, and effective ones of the optimum."""
 
@@ -176,14 +175,14 @@ class PenaltyMethod(NamedTuple):
         return jax.eval_shape(partial(_start, self, problem), jax.random.key(0))[0]
 
     def inputs(self, problem: Problem, state: PenaltyState, params: Params) -> Inputs:
-        """Simulate draws of the prior and of a fit, which keeps none, and solve the dual on them."""
+        """Simulate draws of the prior and of a fit, and solve the dual on them."""
         search = Search(NUM_DRAWS, 0.0, 1, np.inf)
         found, *first = first_draws(problem, state.rng_key, params, search)
         begin = first_state(state.rng_key, params, problem.optim, found, first, 2)
         newton, _ = add_draws(problem, begin, begin.training)
         eta, offset = newton.natural_parameters, newton.offset
         aim = solve(newton.pool, eta, offset, newton.last, newton.targets, MIN_ESS, 0.0)
-        from_prior = np.asarray(problem.circuit.prior is not None)
+        from_prior = jnp.asarray(problem.circuit.prior is not None)
         return Inputs(newton.pool, newton.last, aim.natural_parameters, newton.targets, from_prior)
 
     def update(
@@ -380,9 +379,7 @@ def _violations(problem: Problem, means: Array) -> Array:
     return means - jnp.clip(means, lower[None], upper[None])
 
 
-def _summarize(
-    method: PenaltyMethod, problem: Problem, measured: Batches, penalty: Array
-) -> Epoch:
+def _summarize(method: PenaltyMethod, problem: Problem, measured: Batches, penalty: Array) -> Epoch:
     """Return measurements of one fit, but for what belongs to the steps."""
     num_batches = measured.entropy.size
     mean = measured.means.mean(0)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from numpyro_dsn.program import Program, constrain, draw_prior, simulate, unconstrain
@@ -80,9 +79,9 @@ class Problem:
     flow: Any
     start: Callable[[Array], Params]
     circuit: Circuit
-    lower: np.ndarray
-    upper: np.ndarray
-    units: np.ndarray
+    lower: Any  # NumPy's, which every compiled program takes as constants
+    upper: Any
+    units: Any
     optim: Any
     num_particles: int
     num_steps: int

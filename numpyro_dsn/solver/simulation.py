@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -19,8 +20,15 @@ from numpyro_dsn.weighted.targets import Targets, in_units, measure_units
 
 
 class Search(NamedTuple):
-    """How the prior is searched: draws of a batch, effective draws to look for, batches at the
-    most, and units from the target at which statistics are bounded."""
+    """How the prior is searched.
+
+    num_draws, max_batches
+        Draws of a batch, and batches at the most.
+    min_ess
+        Effective draws of the tilted density to look for.
+    max_units
+        Units from the target at which statistics are bounded.
+    """
 
     num_draws: int
     min_ess: float
@@ -89,7 +97,7 @@ def add_draws(
     if problem.circuit.prior is not None:
         at_new[0] = pool.draws.log_prior[index]
     pool = with_densities(pool, index, of_new, at_new)
-    new = state._replace(training=training, pool=pool, flows=flows, last=np.asarray(index))
+    new = state._replace(training=training, pool=pool, flows=flows, last=jnp.asarray(index))
     return new, count_strays(raw, state.targets)
 
 

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from numpyro.optim import _NumPyroOptim
@@ -31,8 +30,13 @@ class LossSettings(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """When training ends: the smallest gain of a block that is worth another one, in nats; and
-    the factor of the steps after one without, down to their smallest."""
+    """What becomes of the steps.
+
+    least_gain
+        Smallest gain of a block that is worth another one, in nats.
+    shrink, min_step
+        Factor of the steps after a block without gain, and their smallest size.
+    """
 
     least_gain: float
     shrink: float
@@ -83,7 +87,10 @@ class Training(NamedTuple):
 
 
 def weighted_loss(
-    rng_key: Array, log_density: Callable[[Array], Array], target: WeightedTarget, settings: LossSettings
+    rng_key: Array,
+    log_density: Callable[[Array], Array],
+    target: WeightedTarget,
+    settings: LossSettings,
 ) -> Array:
     r"""Estimate the loss of a flow on draws that were simulated before.
 
@@ -211,11 +218,12 @@ def fit_in_blocks(
         What becomes of the steps, and which gain counts.
     """
     fixed = problem.flow, problem.optim, settings, -(-problem.num_steps // NUM_BLOCKS)
-    scale, last_gain, failures = float(training.step_scale), None, 0
+    scale, failures = float(training.step_scale), 0
+    last_gain: float | None = None
     least = float(judge(training.params, target, problem.flow, settings))
     for block in range(NUM_BLOCKS):
         key = jax.random.fold_in(rng_key, block)
-        begin = training._replace(step_scale=np.asarray(scale, target.log_last.dtype))
+        begin = training._replace(step_scale=jnp.asarray(scale, target.log_last.dtype))
         new = fit_to_weights(key, begin, target, *fixed)
         loss = float(judge(new.params, target, problem.flow, settings))
         gain = least - loss
@@ -228,7 +236,7 @@ def fit_in_blocks(
         if failures == 2:
             break
     kept = scale if last_gain is None else last_gain
-    return training._replace(step_scale=np.asarray(kept, target.log_last.dtype))
+    return training._replace(step_scale=jnp.asarray(kept, target.log_last.dtype))
 
 
 def descend(
@@ -267,9 +275,9 @@ def descend(
 
     zeros = jax.tree.map(jnp.zeros_like, start)
     inputs = jax.random.split(rng_key, num_steps), jnp.arange(num_steps)
-    (state, total), skipped = jax.lax.scan(step, (training.optim_state, zeros), inputs)
+    (state, total), left_out = jax.lax.scan(step, (training.optim_state, zeros), inputs)
     average = jax.tree.map(lambda t: t / (num_steps - num_steps // 2), total)
-    return Training(state, place(average), scale), skipped.mean()
+    return Training(state, place(average), scale), jnp.mean(left_out)
 
 
 def path_loss(

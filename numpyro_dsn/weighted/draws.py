@@ -15,7 +15,7 @@ HELD_OUT = 4
 
 
 class Draws(NamedTuple):
-    """Simulated draws, each field with a leading axis ``num_draws``.
+    r"""Simulated draws, each field with a leading axis ``num_draws``.
 
     flat
         Latents in unconstrained space, shape ``(num_draws, D)``.
@@ -23,7 +23,7 @@ class Draws(NamedTuple):
         T, a mean over replicates if the simulator is stochastic, shape
         ``(num_draws, num_constraints)``; zero where it was not finite.
     noise
-        Factor N of the covariance :math:`N^\\top N` of this mean's error, shape
+        Factor N of the covariance :math:`N^\top N` of this mean's error, shape
         ``(num_draws, num_replicates, num_constraints)``; no replicates without noise.
     log_prior
         Log density of the prior in unconstrained space, shape ``(num_draws,)``.

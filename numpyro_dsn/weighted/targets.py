@@ -11,6 +11,7 @@ from numpyro_dsn.weighted.draws import Draws
 NORMAL_RANGE = 3.29
 """Standard deviations between the 5 % and the 95 % quantile of a normal distribution."""
 
+
 class Targets(NamedTuple):
     """Bounds on E[T] and the units of each, all of shape ``(num_constraints,)``.
 

@@ -103,7 +103,7 @@ def test_the_best_converged_epoch_is_remembered():
     [
         (0.006, 0.002, 0.01, True),
         (0.021, 0.0, 0.01, False),  # one constraint is missed
-        (0.006, 0.008, 0.01, False),  # or not known to be met
+        (0.006, 0.016, 0.01, False),  # or not known to be met
         (0.0, 0.0, 0.051, False),  # far from maximum entropy
         (0.006, 0.002, np.nan, False),
     ],

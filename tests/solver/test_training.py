@@ -161,40 +161,54 @@ def test_steps_without_a_finite_gradient_are_left_out(rng_key):
 # Blocks ------------------------------------------------------------------------------------------
 
 BLOCKS = Blocks(least_gain=0.1, shrink=0.6, min_step=0.05)
+NOTHING = target_of(GRID, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("losses", "num_blocks", "step_scale"),
-    [
-        ([3.0, 2.0, 1.0, 0.5], NUM_BLOCKS, 1.0),
-        ([3.0, 2.0, 1.95], 3, 0.6),  # a gain that is not worth another block
-        ([3.0, 3.5], 2, 0.6),
-        ([np.nan], 1, 0.6),
-    ],
-)
-def test_training_ends_when_held_out_draws_see_no_gain(
-    losses, num_blocks, step_scale, monkeypatch, rng_key
-):
+def fit_with(losses, monkeypatch, rng_key, step_scale=1.0):
+    """Training whose parameters are a number of blocks, each with this loss on held-out draws."""
     calls = []
 
     def fit(key, training, target, *fixed):
-        calls.append(fixed)
-        return training._replace(params=len(calls)), jnp.asarray(losses[len(calls) - 1])
+        calls.append(float(training.step_scale))
+        return training._replace(params=len(calls))
 
     monkeypatch.setattr(module, "fit_to_weights", fit)
+    monkeypatch.setattr(module, "judge", lambda params, *_: jnp.asarray(losses[params]))
     problem = SimpleNamespace(flow=None, optim=None, num_steps=10)
-    start = Training(None, 0, jnp.ones(()))
-    end = fit_in_blocks(rng_key, start, None, problem, SETTINGS, BLOCKS)
-    assert len(calls) == num_blocks
-    assert {fixed[-1] for fixed in calls} == {-(-10 // NUM_BLOCKS)}
-    assert_allclose(end.step_scale, step_scale, rtol=1e-6)
+    start = Training(None, 0, jnp.asarray(step_scale))
+    return fit_in_blocks(rng_key, start, NOTHING, problem, SETTINGS, BLOCKS), calls
+
+
+def test_training_goes_on_while_held_out_draws_see_a_gain(monkeypatch, rng_key):
+    end, steps = fit_with([4.0, 3.0, 2.0, 1.0, 0.5], monkeypatch, rng_key)
+    assert steps == [1.0] * NUM_BLOCKS
+    assert end.params == NUM_BLOCKS
+    assert end.step_scale == 1.0
+
+
+@pytest.mark.parametrize("loss", [3.5, np.nan])
+def test_blocks_that_lose_are_undone(loss, monkeypatch, rng_key):
+    """Two in a row, with shorter steps, end the training."""
+    end, steps = fit_with([3.0, loss, loss, 0.0], monkeypatch, rng_key)
+    assert_allclose(steps, [1.0, 0.6], rtol=1e-6)
+    assert end.params == 0
+    assert_allclose(end.step_scale, 0.36, rtol=1e-6)
+
+
+def test_a_block_that_hardly_changes_the_loss_is_kept(monkeypatch, rng_key):
+    end, steps = fit_with([3.0, 3.05, 3.04], monkeypatch, rng_key)
+    assert len(steps) == 2
+    assert end.params == 2
+
+
+def test_the_next_epoch_begins_with_the_steps_of_the_last_gain(monkeypatch, rng_key):
+    end, steps = fit_with([3.0, 3.5, 2.0, 2.0, 2.0], monkeypatch, rng_key)
+    assert_allclose(steps, [1.0, 0.6, 0.6, 0.36], rtol=1e-6)
+    assert_allclose(end.step_scale, 0.6, rtol=1e-6)
 
 
 def test_steps_shrink_no_further_than_the_smallest(monkeypatch, rng_key):
-    monkeypatch.setattr(module, "fit_to_weights", lambda key, training, *_: (training, jnp.nan))
-    problem = SimpleNamespace(flow=None, optim=None, num_steps=10)
-    start = Training(None, 0, jnp.asarray(0.06))
-    end = fit_in_blocks(rng_key, start, None, problem, SETTINGS, BLOCKS)
+    end, _ = fit_with([3.0, 3.5, 3.5], monkeypatch, rng_key, step_scale=0.06)
     assert_allclose(end.step_scale, BLOCKS.min_step, rtol=1e-6)
 
 
@@ -220,7 +234,7 @@ def test_training_is_compiled_once_for_all_problems_of_a_size(rng_key):
         target = target_of(flat, log_target, log_last, weights)
         target = target._replace(cumulative_last=jnp.cumsum(jnp.full(len(flat), 1e-3)))
         start = Training(optim.init(params), params, jnp.ones(()))
-        end, _ = module.fit_to_weights(rng_key, start, target, Normal, optim, SETTINGS, 300)
+        end = module.fit_to_weights(rng_key, start, target, Normal, optim, SETTINGS, 300)
         error = 4 * (jnp.sum(weights**2) ** 0.5 / weights.sum())
         assert abs(end.params["loc"] - mean) < error
         assert abs(jnp.exp(end.params["log_std"]) - std) < error
