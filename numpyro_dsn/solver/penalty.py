@@ -11,16 +11,14 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.special import betainc
 
 from numpyro_dsn.solver.aim import solve
+from numpyro_dsn.solver.batches import Batches, draw_particles, measure, violations
 from numpyro_dsn.solver.history import Epoch, StepRecords
 from numpyro_dsn.solver.inputs import Inputs
 from numpyro_dsn.solver.newton_state import first_state
 from numpyro_dsn.solver.objective import (
-    Particles,
     active_target,
     augmented_lagrangian,
-    gate,
     mean_statistics,
-    particle,
 )
 from numpyro_dsn.solver.optim import adam
 from numpyro_dsn.solver.problem import Params, Problem
@@ -59,30 +57,6 @@ class PenaltyState(NamedTuple):
     def pool(self) -> None:
         """No draws are kept."""
         return
-
-
-class Batches(NamedTuple):
-    """Statistics of ``num_batches`` batches of fresh draws.
-
-    test_means
-        Mean of T over the first part of each batch, shape ``(num_batches, num_constraints)``.
-    means, variances
-        Mean and variance of T in each batch, of the same shape.
-    entropy, kl_to_prior
-        Means over each batch, shape ``(num_batches,)``, in nats.
-    nonfinite
-        Fraction of draws whose statistics were not finite, shape ``(num_batches,)``.
-    failed
-        The same for each statistic, shape ``(num_batches, num_constraints)``.
-    """
-
-    test_means: Array
-    means: Array
-    variances: Array
-    entropy: Array
-    kl_to_prior: Array
-    nonfinite: Array
-    failed: Array
 
 
 class PenaltyMethod(NamedTuple):
@@ -263,14 +237,16 @@ def growth_p_value(new: Array, old: Array) -> Array:
 @partial(jax.jit, static_argnums=(0, 1))
 def _start(method: PenaltyMethod, problem: Problem, rng_key: Array) -> tuple[PenaltyState, Epoch]:
     params = problem.start(rng_key)
-    measured = _measure(jax.random.fold_in(rng_key, 0), method, problem, params)
+    measured = measure(
+        jax.random.fold_in(rng_key, 0), problem, params, method.num_batches, method.test_fraction
+    )
     zeros = jnp.zeros_like(measured.means[0])
     state = PenaltyState(
         optim_state=problem.optim.init(params),
         params=params,
         multipliers=zeros,
         penalty=jnp.asarray(method.penalty_init, zeros.dtype),
-        norms=jnp.linalg.norm(_violations(problem, measured.means), axis=-1),
+        norms=jnp.linalg.norm(violations(problem, measured.means), axis=-1),
         best=no_best(params),
         epoch=jnp.zeros((), int),
         rng_key=rng_key,
@@ -291,10 +267,11 @@ def _epoch(
     keys = jax.random.split(jax.random.fold_in(state.rng_key, number), 3)
     optim_state, (entropy, mean), skipped = _train(keys[0], problem, state)
     params = problem.optim.get_params(optim_state)
-    measured = _measure(keys[1], method, problem, params)
+    sizes = method.num_batches, method.test_fraction
+    measured = measure(keys[1], problem, params, *sizes)
     means = measured.means.mean(0)
     target = active_target(means, state.multipliers, state.penalty, problem.lower, problem.upper)
-    by_batch = _violations(problem, measured.means)
+    by_batch = violations(problem, measured.means)
     updated = method.update(keys[2], state, means - target, by_batch)
     spent = (num_steps + method.num_batches) * problem.num_particles
     epoch = _summarize(method, problem, measured, state.penalty)._replace(
@@ -306,20 +283,6 @@ def _epoch(
     return strong((state, epoch, steps))
 
 
-def _particles(rng_key: Array, problem: Problem, params: Params) -> Particles:
-    """Draw from the flow and run the circuit once at each draw, with fresh noise."""
-
-    def draw(key: Array) -> Particles:
-        draw_key, noise_key = jax.random.split(key)
-        flat, log_q = problem.flow.draw(draw_key, params)
-        statistics = problem.circuit.run(noise_key, gate(flat)).statistics
-        # The prior pulls even where the statistics are not finite; XLA runs the circuit once.
-        run = problem.circuit.run(noise_key, flat)
-        return particle(log_q - run.log_det, run.log_prior - run.log_det, statistics)
-
-    return jax.vmap(draw)(jax.random.split(rng_key, problem.num_particles))
-
-
 def _train(
     rng_key: Array, problem: Problem, state: PenaltyState
 ) -> tuple[Any, tuple[Array, Array], Array]:
@@ -327,7 +290,7 @@ def _train(
     optim = problem.optim
 
     def loss(params: Params, key: Array) -> tuple[Array, tuple[Array, Array]]:
-        particles = _particles(key, problem, params)
+        particles = draw_particles(key, problem, params)
         dual = state.multipliers, state.penalty, problem.lower, problem.upper
         value = augmented_lagrangian(particles, *dual)
         return value, (-particles.log_q.mean(), mean_statistics(particles))
@@ -350,35 +313,6 @@ def _train(
     return optim_state, records, skipped.mean()
 
 
-def _measure(rng_key: Array, method: PenaltyMethod, problem: Problem, params: Params) -> Batches:
-    """Draw batches from a fit and average the statistics in each."""
-
-    def batch(key: Array) -> Batches:
-        particles = _particles(key, problem, params)
-        size = max(int(method.test_fraction * particles.log_q.shape[0]), 1)
-        test = jax.tree.map(lambda leaf: leaf[:size], particles)
-        mean = mean_statistics(particles)
-        deviations = jnp.where(particles.finite[:, None], particles.statistics - mean[None], 0.0)
-        dtype = particles.log_q.dtype
-        return Batches(
-            test_means=mean_statistics(test),
-            means=mean,
-            variances=mean_statistics(particles._replace(statistics=deviations**2)),
-            entropy=-particles.log_q.mean(),
-            kl_to_prior=(particles.log_q - particles.log_prior).mean(),
-            nonfinite=jnp.mean(~particles.finite, dtype=dtype),
-            failed=jnp.mean(particles.failed, axis=0, dtype=dtype),
-        )
-
-    return jax.lax.map(batch, jax.random.split(rng_key, method.num_batches))
-
-
-def _violations(problem: Problem, means: Array) -> Array:
-    """Return the signed distance of means from what was asked, shape ``(n, num_constraints)``."""
-    lower, upper = jnp.asarray(problem.lower), jnp.asarray(problem.upper)
-    return means - jnp.clip(means, lower[None], upper[None])
-
-
 def _summarize(method: PenaltyMethod, problem: Problem, measured: Batches, penalty: Array) -> Epoch:
     """Return measurements of one fit, but for what belongs to the steps."""
     num_batches = measured.entropy.size
@@ -395,7 +329,7 @@ def _summarize(method: PenaltyMethod, problem: Problem, measured: Batches, penal
         mean=mean,
         mean_se=measured.means.std(0) / jnp.sqrt(num_batches),
         scale=scale,
-        violation=_violations(problem, mean[None])[0] / scale,
+        violation=violations(problem, mean[None])[0] / scale,
         multipliers=unknown,
         penalty=penalty,
         converged=method.has_converged(p_values) & (nonfinite < 0.5),

@@ -275,7 +275,9 @@ def descend(
 
     zeros = jax.tree.map(jnp.zeros_like, start)
     inputs = jax.random.split(rng_key, num_steps), jnp.arange(num_steps)
-    (state, total), left_out = jax.lax.scan(step, (training.optim_state, zeros), inputs)
+    (state, total), left_out = jax.lax.scan(  # type: ignore[var-annotated]
+        step, (training.optim_state, zeros), inputs
+    )
     average = jax.tree.map(lambda t: t / (num_steps - num_steps // 2), total)
     return Training(state, place(average), scale), jnp.mean(left_out)
 
