@@ -14,6 +14,7 @@ from numpyro.infer.initialization import init_to_uniform
 from numpyro_dsn.guides import AutoRealNVP
 from numpyro_dsn.guides.adapter import GuideFlow
 from numpyro_dsn.guides.cube import default_flow
+from numpyro_dsn.guides.flow import WithoutGradient
 from numpyro_dsn.program import Model, Program, is_uniform
 from numpyro_dsn.solver.gradients import gradient_descent, should_follow_gradients
 from numpyro_dsn.solver.problem import Circuit, Problem, build_circuit
@@ -69,6 +70,8 @@ def build_problem(
         start = partial(flow.init, loc=loc, scale=scale)
     else:
         _require_same_latents(guide, program, args, kwargs)
+        # NumPyro's guides differentiate their model where they start; a callback has no gradient.
+        guide.model = WithoutGradient(guide.model)
         handlers.trace(handlers.seed(guide, jax.random.key(0))).get_trace(*args, **kwargs)
         flow, start = as_flow(guide, args, kwargs)
     method.require(flow, jax.eval_shape(start, jax.random.key(0)))

@@ -194,7 +194,10 @@ class DSN:
                         break
             except KeyboardInterrupt:
                 status = Status.INTERRUPTED
-            except jax.errors.JaxRuntimeError as error:
+            except (jax.errors.JaxRuntimeError, ValueError) as error:
+                # JAX says so of errors that a callback raised; others are mistakes of ours.
+                if not str(error).startswith("INTERNAL"):
+                    raise
                 status = Status.FAILED
                 warn(f"{status.value} It was: {_cause(error)}")
         return self._result(state, status or _failure(state.history))

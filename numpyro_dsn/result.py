@@ -358,9 +358,9 @@ class DSNResult:
 
     @cached_property
     def _log_prob(self) -> Any:
-        params, program, flow = self.flow_params, self.fit.program, self.fit.flow
+        program, flow = self.fit.program, self.fit.flow
 
-        def density(latents: Sites) -> Array:
+        def density(params: dict[str, Array], latents: Sites) -> Array:
             inside = [jnp.all(program.supports[name](latents[name])) for name in program.supports]
             flat, log_det = unconstrain(program, latents)
             # The ends of a support are infinitely far in unconstrained space: no density there.
@@ -368,7 +368,8 @@ class DSNResult:
             value = flow.log_prob(params, flat[None])[0] - log_det
             return jnp.where(jnp.all(jnp.stack(inside)), value, -jnp.inf)
 
-        return jax.jit(jax.vmap(density))
+        compiled = jax.jit(jax.vmap(density, (None, 0)))
+        return lambda latents: compiled(self.flow_params, latents)
 
     @cached_property
     def _simulate_as_fitted(self) -> Any:

@@ -14,7 +14,7 @@ from numpyro_dsn.solver.history import Epoch
 from numpyro_dsn.solver.inputs import Inputs
 from numpyro_dsn.solver.measurement import gap_to
 from numpyro_dsn.weighted.compilation import quick_jit
-from numpyro_dsn.weighted.draws import log_weights, softmax, validation
+from numpyro_dsn.weighted.draws import log_density, log_weights, softmax, validation
 from numpyro_dsn.weighted.dual import dual_value, exponent, tilt
 
 COVERED = np.log(10.0)
@@ -111,7 +111,7 @@ def certify(
 def _estimate(inputs: Inputs) -> tuple[dict[str, Array], Array]:
     """Return the numbers of a certificate, and log weights of the fit's own draws."""
     pool, eta, bounds = inputs.pool, inputs.natural_parameters, inputs.targets.bounds
-    used, log_q = validation(pool, inputs.last), pool.log_q[inputs.last]
+    used, log_q = validation(pool, inputs.last), log_density(pool, inputs.last)
     tilted = tilt(eta, weighted_prior(pool, used))
     gap, gap_se = gap_to(pool, log_weights(pool, log_q, used), log_q, eta, tilted, bounds)
     everything = tilt(eta, weighted_prior(pool))

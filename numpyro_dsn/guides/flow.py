@@ -39,7 +39,7 @@ class AutoFlow(AutoContinuous):
         prefix: str = "auto",
         init_loc_fn: Callable = init_to_uniform,
     ) -> None:
-        latents_only = handlers.block(_WithoutGradient(model), hide_fn=_is_no_latent)
+        latents_only = handlers.block(WithoutGradient(model), hide_fn=_is_no_latent)
         super().__init__(latents_only, prefix=prefix, init_loc_fn=init_loc_fn)
 
     def get_posterior(self, params: dict[str, Array]) -> FlowDistribution:
@@ -65,7 +65,7 @@ class AutoFlow(AutoContinuous):
         return draws.mean(0, where=finite), draws.std(0, where=finite)
 
 
-class _WithoutGradient(Messenger):
+class WithoutGradient(Messenger):
     """Hide gradients from the rest of a model, which may have none, as that of a callback.
 
     NumPyro takes those of the log density when it looks for a place to start.

@@ -12,6 +12,7 @@ from numpyro_dsn.weighted.draws import (
     Draws,
     Pool,
     divergence,
+    log_density,
     log_weights,
     relative_variance,
     softmax,
@@ -71,7 +72,7 @@ def measure(
         Whether the flow's own draws alone tell of it: in many dimensions no others do.
     """
     used, bounds, eta = validation(pool, newest), targets.bounds, aim.natural_parameters
-    log_q, log_prior = pool.log_q[index], pool.draws.log_prior
+    log_q, log_prior = log_density(pool, index), pool.draws.log_prior
     of_flow = log_weights(pool, log_q, used)
     if own_draws:
         own = (jnp.arange(pool.counts.size) == index)[:, None] & pool.draws.finite

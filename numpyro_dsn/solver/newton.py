@@ -11,8 +11,8 @@ from numpyro_dsn.solver.aim import Aim, solve, weighted_target
 from numpyro_dsn.solver.decision import Rules, decide, report
 from numpyro_dsn.solver.history import Epoch, StepRecords
 from numpyro_dsn.solver.inputs import Inputs
-from numpyro_dsn.solver.measurement import Measured, Strays, measure
-from numpyro_dsn.solver.newton_state import NewtonState, first_state
+from numpyro_dsn.solver.measurement import Measured, measure
+from numpyro_dsn.solver.newton_state import NewtonState, build_state, first_state
 from numpyro_dsn.solver.optim import adam
 from numpyro_dsn.solver.problem import Params, Problem
 from numpyro_dsn.solver.simulation import Search, add_draws, first_draws
@@ -115,12 +115,11 @@ class DualNewton(NamedTuple):
     def init(self, problem: Problem, rng_key: Array) -> tuple[NewtonState, Epoch]:
         """Simulate draws of the prior and return the state before the first epoch."""
         params = quick_jit(problem.start)(rng_key)
-        found, *first = first_draws(problem, rng_key, params, self._search(problem))
+        found, first, strays = first_draws(problem, rng_key, params, self._search(problem))
         state = first_state(rng_key, params, problem.optim, found, first, self.num_proposals)
         aim = Aim(state.offset, state.solved, state.gap, state.offset)
         measured = self._measure(problem, state, state, aim)[0]
-        none: Any = np.zeros_like(problem.lower)
-        strays = Strays(none, none, found.num_nonfinite / found.num_simulated)
+        strays = strays._replace(nonfinite=found.num_nonfinite / found.num_simulated)
         spent = float(found.num_simulated) * self._replicates(problem)
         return state, report(self._rules, state, measured, strays, spent)
 
@@ -157,7 +156,7 @@ class DualNewton(NamedTuple):
             targets = Targets(*[jnp.zeros(len(problem.lower))] * 5)
             first = in_units(problem.circuit.simulate(rng_key, flat), targets)
             start = problem.start(rng_key), problem.optim, unweighted(first)
-            return first_state(rng_key, *start, (targets, first.log_prior), self.num_proposals)
+            return build_state(rng_key, *start, (targets, first.log_prior), self.num_proposals)
 
         return jax.eval_shape(build, jax.random.key(0))
 

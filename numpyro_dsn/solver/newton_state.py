@@ -1,6 +1,5 @@
 """The state of a fit by the dual Newton method."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -58,8 +57,7 @@ class NewtonState(NamedTuple):
         return self.training.params
 
 
-@partial(quick_jit, static_argnames=("optim", "num_proposals"))
-def first_state(
+def build_state(
     rng_key: Array,
     params: Params,
     optim: Any,
@@ -102,3 +100,6 @@ def first_state(
         rng_key=rng_key,
     )
     return strong(state)
+
+
+first_state = quick_jit(build_state, static_argnames=("optim", "num_proposals"))

@@ -247,9 +247,8 @@ def _require_reparametrized(trace: dict[str, dict]) -> None:
     for name, site in trace.items():
         if site["type"] == "sample" and not getattr(site["fn"], "has_rsample", True):
             raise ValueError(
-                f"Draws of the guide's site '{name}' have no gradient; use a guide with "
-                "`num_components=1`, `acceptance_dims=()` and `truncated=False`, or "
-                "`multipliers=DualNewton()`."
+                f"Draws of the guide's site '{name}' have no gradient; use for instance "
+                "`AutoRealNVP(model)`, or `method=DualNewton()`, which needs none."
             )
 
 

@@ -151,7 +151,7 @@ class PenaltyMethod(NamedTuple):
     def inputs(self, problem: Problem, state: PenaltyState, params: Params) -> Inputs:
         """Simulate draws of the prior and of a fit, and solve the dual on them."""
         search = Search(NUM_DRAWS, 0.0, 1, np.inf)
-        found, *first = first_draws(problem, state.rng_key, params, search)
+        found, first, _ = first_draws(problem, state.rng_key, params, search)
         begin = first_state(state.rng_key, params, problem.optim, found, first, 2)
         newton, _ = add_draws(problem, begin, begin.training)
         eta, offset = newton.natural_parameters, newton.offset

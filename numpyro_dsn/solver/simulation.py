@@ -38,12 +38,13 @@ class Search(NamedTuple):
 
 def first_draws(
     problem: Problem, rng_key: Array, params: Params, search: Search
-) -> tuple[PriorDraws, Targets, Array]:
+) -> tuple[PriorDraws, tuple[Targets, Array], Strays]:
     """Simulate draws of the prior, or of the start if the prior is improper.
 
     Returns
     -------
-    The draws, the targets with their units, and the log density of what was drawn from.
+    The draws; the targets with their units, and the log density of what was drawn from; and how
+    many of the first batch are astray.
     """
     circuit, size = problem.circuit, search.num_draws
 
@@ -60,14 +61,15 @@ def first_draws(
     first = in_units(raw, targets)
     if circuit.prior is None:
         flows = jax.tree.map(lambda leaf: leaf[None], params)
-        return unweighted(first), targets, _density(problem.flow, flows, 0, first.flat[None], 0)
+        log_first = _density(problem.flow, flows, 0, first.flat[None], 0)
+        return unweighted(first), (targets, log_first), count_strays(raw, targets)
 
     def more(key: Array) -> Draws:
         return in_units(simulate(key), targets)
 
     sizes = search.min_ess, search.max_batches
     found = search_prior(search_key, more, first, targets, *sizes)
-    return found, targets, found.draws.log_prior
+    return found, (targets, found.draws.log_prior), count_strays(raw, targets)
 
 
 def add_draws(

@@ -179,6 +179,15 @@ def log_weights(pool: Pool, log_density: Array, used: Array | None = None) -> Ar
     return jnp.where(usable, log_density - safe + pool.log_share, -jnp.inf)
 
 
+def log_density(pool: Pool, index: Array) -> Array:
+    """Return the log density of a proposal at all draws, given that the circuit runs.
+
+    What fails, a fraction of the proposal's own draws, has no density in any target.
+    """
+    runs = pool.draws.finite[index].mean(dtype=pool.log_q.dtype)
+    return pool.log_q[index] - jnp.log(jnp.where(runs > 0, runs, 1.0))
+
+
 def divergence(log_weights: Array, log_q: Array, log_p: Array) -> tuple[Array, Array]:
     r"""Estimate a KL divergence on weighted draws.
 
