@@ -96,7 +96,7 @@ class GuideFlow:
         return value.reshape(value.shape[0], -1).sum(-1)
 
     def from_normal(self, params: Params, noise: Array) -> tuple[Array, Array]:
-        """Map standard normal noise to latents; return also log |det du/dnoise|.
+        """Map standard normal noise to latents; return also the log determinant.
 
         Raises
         ------

@@ -147,14 +147,14 @@ class CubeFlow:
 
         Returns
         -------
-        Unconstrained latents, shape ``(n, D)``, and log |det du/dnoise|, shape ``(n,)``.
+        Unconstrained latents, shape ``(n, D)``, and the log determinant of the map, shape ``(n,)``.
         """
         loc, scale = self._chart(params)
         y, log_det = self._apply(params, noise, from_noise, reverse=False)
         return loc + scale * y, jnp.log(scale).sum(-1) - log_det
 
     def pull(self, params: Params, flat: Array) -> tuple[Array, Array]:
-        """Return the noise of latents, and log |det dnoise/du|: the inverse of :meth:`push`."""
+        """Return the noise of latents and the log determinant: the inverse of :meth:`push`."""
         loc, scale = self._chart(params)
         noise, log_det = self._apply(params, (flat - loc) / scale, to_noise, reverse=True)
         return noise, log_det - jnp.log(scale).sum(-1)
