@@ -96,7 +96,7 @@ class AutoRealNVP(AutoFlow):
         return dist.Normal(jnp.zeros(self.latent_dim), 1.0).to_event(1)
 
     def _get_posterior(self) -> FlowDistribution:
-        loc, scale = self._start
+        loc, scale = self.start
         affine = ElementwiseAffine(
             numpyro.param(f"{self.prefix}_loc", loc),
             numpyro.param(f"{self.prefix}_scale", scale, constraint=constraints.softplus_positive),
@@ -133,4 +133,4 @@ class AutoRealNVP(AutoFlow):
 
             jacobian = jax.jacfwd(to_latents)(loc)
             scale = jnp.sqrt(self.init_variance) / jnp.linalg.norm(jacobian, axis=0)
-        self._start = loc, scale
+        self.start = loc, scale

@@ -208,7 +208,7 @@ def test_a_copy_of_a_guide_gives_the_same_draws(make, duplicate, rng_key):
     again = duplicate(guide)
     assert again is not guide
     assert_array_equal(draw_flat(rng_key, again, params, 10), draw_flat(rng_key, guide, params, 10))
-    jax.tree.map(assert_array_equal, again._start, guide._start)
+    jax.tree.map(assert_array_equal, again.start, guide.start)
 
 
 @pytest.mark.parametrize("make", GUIDES)

@@ -138,7 +138,7 @@ def test_init_variance_must_be_positive(variance):
 def shapes(dim, **settings):
     """Shapes of the parameters of a guide of so many coordinates, without setting it up."""
     guide = AutoRealNVP(normal, **settings)
-    guide.latent_dim, guide._start = dim, (jnp.zeros(dim), jnp.ones(dim))
+    guide.latent_dim, guide.start = dim, (jnp.zeros(dim), jnp.ones(dim))
 
     def params(key):
         trace = handlers.trace(handlers.seed(guide._get_posterior, key)).get_trace()
