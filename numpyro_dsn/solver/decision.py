@@ -76,7 +76,7 @@ def decide(
 
 def meets(rules: Rules, measured: Measured) -> Array:
     """Return whether the constraints are met and the entropy is close to its bound."""
-    worst = jnp.max(jnp.abs(measured.residual) + measured.mean_se)
+    worst = jnp.max(jnp.abs(measured.residual) + 2 * measured.mean_se)
     return (worst <= rules.tolerance) & (measured.distance <= rules.gap_tolerance)
 
 
