@@ -64,8 +64,8 @@ class DSN:
     method
         ``DualNewton()``, or ``PenaltyMethod()`` as published.
     num_particles
-        Number of draws in a step. The penalty method simulates each once, and so does
-        ``DualNewton`` where it follows gradients, of more than 8 latents.
+        Number of draws in a step; by default the method's own. The penalty method simulates each
+        once, and so does ``DualNewton`` where it follows gradients, of more than 8 latents.
     num_steps
         Number of optimizer steps in an epoch; ``DualNewton`` may take fewer.
     num_chains
@@ -89,10 +89,12 @@ class DSN:
         optim: Any = None,
         method: PenaltyMethod | DualNewton = DualNewton(),  # noqa: B008 - immutable
         *,
-        num_particles: int = 500,
+        num_particles: int | None = None,
         num_steps: int = 1000,
         num_chains: int = 1,
     ) -> None:
+        if num_particles is None:
+            num_particles = method.default_num_particles
         for name, value, least in (
             ("num_particles", num_particles, 2),
             ("num_steps", num_steps, 1),

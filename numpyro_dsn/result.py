@@ -1,7 +1,7 @@
 """What a run returns: draws, densities, predictions and a summary of the fit."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,6 +23,7 @@ from numpyro_dsn.program import constrain, require_latents, simulate, unconstrai
 from numpyro_dsn.solver.history import Epoch, History
 from numpyro_dsn.solver.inputs import Inputs
 from numpyro_dsn.status import Status
+from numpyro_dsn.weighted.compilation import quick_jit
 
 if TYPE_CHECKING:
     import arviz
@@ -179,8 +180,10 @@ class DSNResult:
         Value of every sample and deterministic site, and ``log_q`` and ``log_prior`` in nats;
         all with a leading axis ``num_samples``.
         """
-        keys = jax.random.split(rng_key, num_samples)
-        return self._sample(self.flow_params_of(chain), keys)
+        draw_key, noise_key = jax.random.split(rng_key)
+        latents, log_q = self._draw(draw_key, self.flow_params_of(chain), num_samples)
+        sites, log_prior = self._simulate_as_fitted(noise_key, latents)
+        return sites, {"log_q": log_q, "log_prior": log_prior}
 
     def draw_prior(self, rng_key: Array, num_samples: int) -> Sites:
         """Draw circuits from the prior and simulate each once.
@@ -199,8 +202,7 @@ class DSNResult:
             raise ValueError("The prior is improper and has no draws; bound it to sample it.")
         draw_key, noise_key = jax.random.split(rng_key)
         flat = prior(draw_key, num_samples)
-        keys = jax.random.split(noise_key, num_samples)
-        return self._simulate_as_fitted(keys, self._constrain(flat))
+        return self._simulate_as_fitted(noise_key, self._constrain(flat))[0]
 
     def log_prob(self, values: Sites) -> Array:
         """Return the log density of the fit on the constrained space.
@@ -255,8 +257,7 @@ class DSNResult:
         latents, shape = require_latents(
             self.fit.program, self.sample(draw_key, num_samples) if values is None else values
         )
-        keys = jax.random.split(noise_key, int(np.prod(shape)))
-        sites = run(keys, latents)
+        sites, _ = run(noise_key, latents)
         return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), sites)
 
     def print_summary(self) -> None:
@@ -329,32 +330,30 @@ class DSNResult:
         """
         draw_key, noise_key = jax.random.split(rng_key)
         flat, ess = draw_corrected(draw_key, self.inputs, num_samples)
-        keys = jax.random.split(noise_key, num_samples)
-        return self._simulate_as_fitted(keys, self._constrain(flat)), ess
+        return self._simulate_as_fitted(noise_key, self._constrain(flat))[0], ess
 
     @cached_property
     def _constrain(self) -> Any:
         program = self.fit.program
-        return jax.jit(jax.vmap(lambda flat: constrain(program, flat)[0]))
+        return quick_jit(jax.vmap(lambda flat: constrain(program, flat)[0]))
 
     @cached_property
-    def _sample(self) -> Any:
+    def _draw(self) -> Any:
         program, flow = self.fit.program, self.fit.flow
-        args, kwargs = self.fit.args, self.fit.kwargs
 
-        @jax.jit
-        def sample(params: dict[str, Array], keys: Array) -> tuple[Sites, dict[str, Array]]:
-            def draw(key: Array) -> tuple[Sites, dict[str, Array]]:
-                draw_key, noise_key = jax.random.split(key)
-                flat, log_q = flow.draw(draw_key, params)
+        @partial(quick_jit, static_argnums=2)
+        def draw_all(
+            rng_key: Array, params: dict[str, Array], num_samples: int
+        ) -> tuple[Sites, Array]:
+            def draw(key: Array) -> tuple[Sites, Array]:
+                flat, log_q = flow.draw(key, params)
                 latents, log_det = constrain(program, flat)
-                model, constraints = program.model, program.constraints
-                run = simulate(noise_key, model, latents, constraints, args, kwargs)
-                return run.sites, {"log_q": log_q - log_det, "log_prior": run.log_prior}
+                return latents, log_q - log_det
 
+            keys = jax.random.split(rng_key, num_samples)
             return jax.lax.map(draw, keys, batch_size=BATCH_SIZE)
 
-        return sample
+        return draw_all
 
     @cached_property
     def _log_prob(self) -> Any:
@@ -378,13 +377,18 @@ class DSNResult:
     def _simulate(self, args: tuple, kwargs: dict) -> Any:
         program = self.fit.program
 
-        def run(key_and_latents: tuple[Array, Sites]) -> Sites:
+        def run(key_and_latents: tuple[Array, Sites]) -> tuple[Sites, Array]:
             key, latents = key_and_latents
             constraints = program.constraints
-            return simulate(key, program.model, latents, constraints, args, kwargs).sites
+            run = simulate(key, program.model, latents, constraints, args, kwargs)
+            return run.sites, run.log_prior
 
-        batched = jax.jit(lambda pair: jax.lax.map(run, pair, batch_size=BATCH_SIZE))
-        return lambda keys, latents: batched((keys, latents))
+        @jax.jit
+        def run_all(rng_key: Array, latents: Sites) -> tuple[Sites, Array]:
+            keys = jax.random.split(rng_key, len(jax.tree.leaves(latents)[0]))
+            return jax.lax.map(run, (keys, latents), batch_size=BATCH_SIZE)
+
+        return run_all
 
 
 def held_params(chain: Any) -> dict[str, Array]:

@@ -5,12 +5,13 @@ import numpy as np
 from jax import Array
 
 
-def sizes(dim: int, num_layers: int | None, num_transformed: int | None) -> tuple[int, int]:
+def sizes(
+    dim: int, num_layers: int | None, num_transformed: int | None, num_turns: int
+) -> tuple[int, int]:
     """Return the number of couplings, and of coordinates that each moves.
 
     By default a coupling moves a quarter of the coordinates, one of two or three, since the fewer,
-    the thinner a sheet that a single coupling can bend; and there are as many couplings as move
-    every coordinate three times.
+    the thinner a sheet that a single coupling can bend.
 
     Parameters
     ----------
@@ -18,6 +19,8 @@ def sizes(dim: int, num_layers: int | None, num_transformed: int | None) -> tupl
         Number of coordinates.
     num_layers, num_transformed
         What was asked for; ``None`` for the default.
+    num_turns
+        How often each coordinate moves, by default.
 
     Raises
     ------
@@ -29,7 +32,7 @@ def sizes(dim: int, num_layers: int | None, num_transformed: int | None) -> tupl
         raise ValueError(f"`num_transformed` must be at least 1, but is {size}.")
     if size >= dim > 1:
         raise ValueError(f"`num_transformed` is {size}, of {dim} coordinates; one must stay.")
-    return 3 * -(-dim // size) if num_layers is None else num_layers, size
+    return num_turns * -(-dim // size) if num_layers is None else num_layers, size
 
 
 def order(index: int, dim: int, size: int) -> tuple[int, ...]:

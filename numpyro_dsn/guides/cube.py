@@ -25,6 +25,9 @@ from numpyro_dsn.guides.network import fourier_features, network
 
 Params = dict[str, Array]
 
+NUM_TURNS = 2
+"""How often couplings move each coordinate by default."""
+
 
 @dataclass(frozen=True)
 class CubeFlow:
@@ -76,7 +79,7 @@ class CubeFlow:
     dim: int
     num_layers: int
     num_transformed: int
-    num_bins: int = 16
+    num_bins: int = 8
     num_octaves: int = 2
     hidden_dim: int = 32
     max_log_scale: float = 4.0
@@ -85,7 +88,7 @@ class CubeFlow:
     prefix: str = "auto"
 
     def __post_init__(self) -> None:
-        sizes(self.dim, self.num_layers, self.num_transformed)
+        sizes(self.dim, self.num_layers, self.num_transformed, NUM_TURNS)
 
     @property
     def has_rsample(self) -> bool:
@@ -223,10 +226,10 @@ def default_flow(
     dim
         Number of coordinates.
     num_layers
-        Number of couplings; by default as many as move every coordinate three times.
+        Number of couplings; by default as many as move every coordinate twice.
     num_transformed
         Number of coordinates that a coupling moves; by default a quarter of them.
     fields
         Other fields of :class:`CubeFlow`.
     """
-    return CubeFlow(dim, *sizes(dim, num_layers, num_transformed), **fields)
+    return CubeFlow(dim, *sizes(dim, num_layers, num_transformed, NUM_TURNS), **fields)

@@ -59,7 +59,7 @@ class AutoNeuralSpline(AutoFlow):
     model
         A NumPyro model. Sites marked with ``simulator()`` are no latents.
     num_layers
-        Number of couplings; by default as many as move every coordinate three times.
+        Number of couplings; by default as many as move every coordinate twice.
     num_transformed
         Number of coordinates that a coupling moves, given all others; by default a quarter of them,
         and one of two or three.

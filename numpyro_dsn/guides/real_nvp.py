@@ -20,6 +20,9 @@ from numpyro_dsn.guides.network import network_params
 from numpyro_dsn.guides.tailed_spline import TailedSpline
 from numpyro_dsn.guides.transforms import AffineCouplings, ElementwiseAffine, Layer
 
+NUM_TURNS = 3
+"""How often couplings move each coordinate by default."""
+
 
 class AutoRealNVP(AutoFlow):
     r"""Real NVP: affine couplings, then a monotone spline on each coordinate.
@@ -106,7 +109,7 @@ class AutoRealNVP(AutoFlow):
     def _layers(self) -> list[Layer]:
         """Return the layers between base distribution and affine layer, the identity at first."""
         dim = self.latent_dim
-        num_layers, size = sizes(dim, self.num_layers, self.num_transformed)
+        num_layers, size = sizes(dim, self.num_layers, self.num_transformed, NUM_TURNS)
         heights = numpyro.param(f"{self.prefix}_heights", jnp.zeros((dim, self.num_bins)))
         slopes = numpyro.param(f"{self.prefix}_slopes", jnp.zeros((dim, self.num_bins + 1)))
         spline = TailedSpline(heights, slopes)

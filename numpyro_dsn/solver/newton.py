@@ -68,8 +68,8 @@ class DualNewton(NamedTuple):
     max_loss
         An epoch that adds this many nats to the gap is rejected, and the steps are halved.
     shrink, min_step
-        Factor of the steps after a block of them that brings no gain on held-out draws, and the
-        fraction of the first at which a fit is at rest.
+        Factor of the steps after an epoch that brings no gain on held-out draws, and the fraction
+        of the first at which a fit is at rest.
     tolerance
         Largest violation, plus two standard errors, in units of what was asked.
     gap_tolerance
@@ -101,6 +101,11 @@ class DualNewton(NamedTuple):
     def default_optim(self) -> Any:
         """The optimizer, whose steps shrink as a fit comes closer."""
         return adam(5e-3, 0.99)
+
+    @property
+    def default_num_particles(self) -> int:
+        """Number of draws in a step."""
+        return 250
 
     def require(self, flow: Any, params: Params) -> None:
         """Raise unless a flow knows its density at draws that are not its own."""
@@ -173,7 +178,8 @@ class DualNewton(NamedTuple):
             return problem.descend(key, state.training, aim.aimed, state.targets)
         target = weighted_target(state.pool, aim, state.last)
         settings = LossSettings(problem.num_particles, self.max_log_ratio, self.square_root_at)
-        blocks = Blocks(self.gap_tolerance / 10, self.shrink, self.min_step)
+        least_gain, size = self.gap_tolerance / 10, state.pool.log_share.shape[1]
+        blocks = Blocks(least_gain, self.shrink, self.min_step, size)
         return fit_in_blocks(key, state.training, target, problem, settings, blocks)
 
     def _measure(

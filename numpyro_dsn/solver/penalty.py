@@ -113,6 +113,11 @@ class PenaltyMethod(NamedTuple):
         return adam(1e-3)
 
     @property
+    def default_num_particles(self) -> int:
+        """Number of draws in a step."""
+        return 500
+
+    @property
     def tolerance(self) -> float:
         """Violation, in units of what was asked, above which a certificate names it."""
         return 0.1

@@ -12,8 +12,9 @@ from numpyro_dsn.program import Program, constrain, draw_prior, simulate, uncons
 from numpyro_dsn.weighted.compilation import quick_jit
 from numpyro_dsn.weighted.draws import Draws
 
-CPU_BATCH_SIZE, BATCH_SIZE = 500, 32_000
-"""Number of simulations at once: many leave the cache of a CPU, few an accelerator idle."""
+CPU_BATCH_SIZE, BATCH_SIZE = 512, 32_768
+"""Number of simulations at once: many leave the cache of a CPU, few an accelerator idle. Powers of
+two divide the draws of an epoch: a remainder would be compiled apart."""
 
 Params = dict[str, Array]
 

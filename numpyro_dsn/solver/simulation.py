@@ -1,14 +1,14 @@
 """Draws of the prior and of flows, simulated, with the densities that weigh them."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from numpyro_dsn.solver.flow_programs import log_prob, sample
 from numpyro_dsn.solver.measurement import Strays, count_strays
 from numpyro_dsn.solver.newton_state import NewtonState
 from numpyro_dsn.solver.problem import Params, Problem
@@ -51,7 +51,7 @@ def first_draws(
     def simulate(key: Array) -> Draws:
         draw_key, noise_key = jax.random.split(key)
         if circuit.prior is None:
-            return circuit.simulate(noise_key, _sample(problem.flow, draw_key, params, size))
+            return circuit.simulate(noise_key, sample(problem.flow, draw_key, params, size))
         return circuit.simulate(noise_key, circuit.prior(draw_key, size))
 
     first_key, search_key = jax.random.split(jax.random.fold_in(rng_key, 0))
@@ -60,8 +60,7 @@ def first_draws(
     targets = measure_units(*asked, raw, search.max_units)
     first = in_units(raw, targets)
     if circuit.prior is None:
-        flows = jax.tree.map(lambda leaf: leaf[None], params)
-        log_first = _density(problem.flow, flows, 0, first.flat[None], 0)
+        log_first = log_prob(problem.flow, params, first.flat)
         return unweighted(first), (targets, log_first), count_strays(raw, targets)
 
     def more(key: Array) -> Draws:
@@ -84,7 +83,7 @@ def add_draws(
     key = jax.random.fold_in(jax.random.fold_in(state.rng_key, state.epoch), 2)
     draw_key, noise_key = jax.random.split(key)
     size = state.pool.log_share.shape[1]
-    flat = _sample(problem.flow, draw_key, training.params, size)
+    flat = sample(problem.flow, draw_key, training.params, size)
     raw = problem.circuit.simulate(noise_key, flat)
     num_flows = state.pool.counts.size - 1
     index = 1 + int(state.epoch) % num_flows
@@ -93,13 +92,18 @@ def add_draws(
     flows = _put(state.flows, training.params, index)
     pool = insert(state.pool, index, in_units(raw, state.targets))
     blocks = np.flatnonzero(np.asarray(pool.counts))
-    density = partial(_density, problem.flow, flows)
-    of_new = _by_block(pool, blocks, lambda block: density(index, pool.draws.flat, block))
-    at_new = _by_block(pool, blocks, lambda block: density(block, pool.draws.flat, index))
+
+    def density(which: int, block: int) -> Array:
+        return log_prob(problem.flow, *_pair(flows, which, pool.draws.flat, block))
+
+    of_new = _by_block(pool, blocks, lambda block: density(index, block))
+    at_new = _by_block(pool, blocks, lambda block: density(block, index))
     if problem.circuit.prior is not None:
         at_new[0] = pool.draws.log_prior[index]
     pool = with_densities(pool, index, of_new, at_new)
-    new = state._replace(training=training, pool=pool, flows=flows, last=jnp.asarray(index))
+    new = state._replace(
+        training=training, pool=pool, flows=flows, last=jnp.asarray(index, state.last.dtype)
+    )
     return new, count_strays(raw, state.targets)
 
 
@@ -111,17 +115,12 @@ def _by_block(pool: Pool, blocks: np.ndarray, density: Callable[[int], Array]) -
     return values
 
 
-@partial(jax.jit, static_argnames=("flow", "num_draws"))
-def _sample(flow: Any, rng_key: Array, params: Params, num_draws: int) -> Array:
-    return flow.sample(rng_key, params, num_draws)
-
-
-@partial(jax.jit, static_argnames="flow")
-def _density(flow: Any, flows: Params, which: int, flat: Array, block: int) -> Array:
-    """Return the log density of one of several flows at one block of draws."""
-    return flow.log_prob(jax.tree.map(lambda leaf: leaf[which], flows), flat[block])
-
-
 @quick_jit
 def _put(flows: Params, new: Params, index: int) -> Params:
     return jax.tree.map(lambda leaf, one: leaf.at[index].set(one), flows, new)
+
+
+@quick_jit
+def _pair(flows: Params, which: int, flat: Array, block: int) -> tuple[Params, Array]:
+    """Return the parameters of one of several flows, and one block of draws."""
+    return jax.tree.map(lambda leaf: leaf[which], flows), flat[block]

@@ -10,15 +10,14 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from numpyro.optim import _NumPyroOptim
 
+from numpyro_dsn.solver.flow_programs import log_prob
 from numpyro_dsn.solver.problem import Params, Problem
 from numpyro_dsn.solver.state import strong
+from numpyro_dsn.weighted.compilation import plain_jit, quick_jit
 from numpyro_dsn.weighted.resampling import resample
 
 NUM_BLOCKS = 4
 """Blocks of steps in an epoch, at the most."""
-
-NUM_VALIDATION = 4000
-"""Draws that a block of steps is judged on."""
 
 
 class LossSettings(NamedTuple):
@@ -35,12 +34,15 @@ class Blocks(NamedTuple):
     least_gain
         Smallest gain of a block that is worth another one, in nats.
     shrink, min_step
-        Factor of the steps after a block without gain, and their smallest size.
+        Factor of the steps after an epoch without gain, and their smallest size.
+    num_validation
+        Draws that a block is judged on.
     """
 
     least_gain: float
     shrink: float
     min_step: float
+    num_validation: int
 
 
 class WeightedTarget(NamedTuple):
@@ -86,11 +88,30 @@ class Training(NamedTuple):
     step_scale: Array
 
 
+class Chosen(NamedTuple):
+    """Draws to estimate a loss on: half of them the target's, then half the last flow's.
+
+    indices
+        Which of all draws, shape ``(num_draws,)``.
+    flat
+        The draws, shape ``(num_draws, D)``.
+    """
+
+    indices: Array
+    flat: Array
+
+
+def choose(rng_key: Array, target: WeightedTarget, num_draws: int) -> Chosen:
+    """Choose draws of the target and of the last flow, by the cumulative weights."""
+    target_key, last_key = jax.random.split(rng_key)
+    of_target = resample(target_key, target.cumulative_target, num_draws // 2)
+    of_last = resample(last_key, target.cumulative_last, num_draws // 2)
+    indices = jnp.concatenate([of_target, of_last])
+    return Chosen(indices, target.flat[indices])
+
+
 def weighted_loss(
-    rng_key: Array,
-    log_density: Callable[[Array], Array],
-    target: WeightedTarget,
-    settings: LossSettings,
+    log_q: Array, chosen: Chosen, target: WeightedTarget, settings: LossSettings
 ) -> Array:
     r"""Estimate the loss of a flow on draws that were simulated before.
 
@@ -106,12 +127,12 @@ def weighted_loss(
 
     Parameters
     ----------
-    rng_key
-        Key of the choice of draws.
-    log_density
-        Function of draws that returns their log density under the flow.
+    log_q
+        Log density of the flow at the chosen draws, shape ``(num_draws,)``.
+    chosen
+        The draws.
     target
-        The target; its cumulative weights are those of the draws to use.
+        The target.
     settings
         Settings of the loss.
 
@@ -119,15 +140,11 @@ def weighted_loss(
     ----------
     Richter, Boustati, Nüsken, Ruiz and Akyildiz (2020), *VarGrad*, for the second part of V.
     """
-    target_key, last_key = jax.random.split(rng_key)
-    half = settings.num_particles // 2
-    of_target = resample(target_key, target.cumulative_target, half)
-    of_last = resample(last_key, target.cumulative_last, half)
-    chosen = jnp.concatenate([of_target, of_last])
-    log_q = log_density(target.flat[chosen])
+    half = log_q.size // 2
+    of_last = chosen.indices[half:]
     # A ratio beyond this many nats counts, and pulls, as if it were there.
     fixed, most = jax.lax.stop_gradient(log_q), settings.max_log_ratio
-    log_ratio = log_q - jnp.clip(target.log_target[chosen], fixed - most, fixed + most)
+    log_ratio = log_q - jnp.clip(target.log_target[chosen.indices], fixed - most, fixed + most)
     square = jnp.mean(jax.nn.relu(log_ratio[:half]) ** 2)
     growth = jnp.exp(jnp.minimum(fixed[half:] - target.log_last[of_last], 1.0))
     square += jnp.mean(growth / target.frequency[of_last] * log_ratio[half:] ** 2)
@@ -135,7 +152,7 @@ def weighted_loss(
     return -log_q[:half].mean() + bend * jnp.sqrt(1 + square / bend)
 
 
-@partial(jax.jit, static_argnames=("flow", "optim", "settings", "num_steps"))
+@partial(plain_jit, static_argnames=("flow", "optim", "settings", "num_steps"))
 def fit_to_weights(
     rng_key: Array,
     training: Training,
@@ -170,23 +187,24 @@ def fit_to_weights(
     """
 
     def loss(key: Array, params: Params) -> Array:
-        return weighted_loss(key, partial(flow.log_prob, params), target, settings)
+        chosen = choose(key, target, settings.num_particles)
+        return weighted_loss(flow.log_prob(params, chosen.flat), chosen, target, settings)
 
     training, _ = descend(rng_key, training, loss, optim, num_steps)
     return strong(training)
 
 
-@partial(jax.jit, static_argnames=("flow", "settings"))
-def judge(params: Params, target: WeightedTarget, flow: Any, settings: LossSettings) -> Array:
-    """Return the loss of a flow on draws that are kept from training, shape ``()``.
-
-    The same draws are chosen at every call, so that only the flow makes the difference.
-    """
+@partial(quick_jit, static_argnames="num_draws")
+def choose_held_out(target: WeightedTarget, num_draws: int) -> Chosen:
+    """Choose draws that are kept from training, the same ones at every call."""
     held_out = target._replace(
         cumulative_target=target.held_out_target, cumulative_last=target.held_out_last
     )
-    settings = settings._replace(num_particles=NUM_VALIDATION)
-    return weighted_loss(jax.random.key(0), partial(flow.log_prob, params), held_out, settings)
+    return choose(jax.random.key(0), held_out, num_draws)
+
+
+judge = quick_jit(weighted_loss, static_argnames="settings")
+"""The loss of a flow on draws that are kept from training."""
 
 
 def fit_in_blocks(
@@ -199,8 +217,8 @@ def fit_in_blocks(
 ) -> Training:
     """Fit a flow in blocks of steps, until draws that are held out see no more gain.
 
-    A block that loses is undone. After one without gain the next has shorter steps; two in a row
-    end the training. The next epoch begins with the steps that brought the last gain.
+    A block that loses is undone. If the first one brings no gain, the steps of the next epoch are
+    shorter.
 
     Parameters
     ----------
@@ -218,25 +236,25 @@ def fit_in_blocks(
         What becomes of the steps, and which gain counts.
     """
     fixed = problem.flow, problem.optim, settings, -(-problem.num_steps // NUM_BLOCKS)
-    scale, failures = float(training.step_scale), 0
-    last_gain: float | None = None
-    least = float(judge(training.params, target, problem.flow, settings))
+    held_out = choose_held_out(target, blocks.num_validation)
+
+    def held_out_loss(params: Params) -> float:
+        log_q = log_prob(problem.flow, params, held_out.flat)
+        return float(judge(log_q, held_out, target, settings))
+
+    scale, gained = training.step_scale, False
+    least = held_out_loss(training.params)
     for block in range(NUM_BLOCKS):
-        key = jax.random.fold_in(rng_key, block)
-        begin = training._replace(step_scale=jnp.asarray(scale, target.log_last.dtype))
-        new = fit_to_weights(key, begin, target, *fixed)
-        loss = float(judge(new.params, target, problem.flow, settings))
+        new = fit_to_weights(jax.random.fold_in(rng_key, block), training, target, *fixed)
+        loss = held_out_loss(new.params)
         gain = least - loss
         if gain > -blocks.least_gain:
             training, least = new, min(least, loss)
-        if gain > blocks.least_gain:
-            last_gain, failures = scale, 0
-        else:
-            scale, failures = max(blocks.shrink * scale, blocks.min_step), failures + 1
-        if failures == 2:
+        if not gain > blocks.least_gain:  # not a number is no gain
             break
-    kept = scale if last_gain is None else last_gain
-    return training._replace(step_scale=jnp.asarray(kept, target.log_last.dtype))
+        gained = True
+    shorter = jnp.maximum(blocks.shrink * scale, blocks.min_step)
+    return training._replace(step_scale=scale if gained else shorter.astype(scale.dtype))
 
 
 def descend(

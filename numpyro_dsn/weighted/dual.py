@@ -165,29 +165,30 @@ def solve_dual(
     Nocedal and Wright, *Numerical Optimization*, 2nd ed., algorithm 3.2 and section 16.7.
     """
 
-    def descend(eta: Array, min_ess: Array | float) -> tuple[Array, Array]:
-        def proceeds(carry: tuple) -> Array:
-            _, count, solved, stuck = carry
-            return (count < max_steps) & ~solved & ~stuck
-
-        carry = eta, 0, jnp.zeros((), bool), jnp.zeros((), bool)
-        step = partial(_newton_step, draws, bounds, min_ess)
-        eta, _, solved, _ = jax.lax.while_loop(proceeds, step, carry)
-        return eta, solved
-
     def is_trusted(eta: Array) -> Array:
         return tilt(eta, draws).ess >= min_ess
 
-    minimum, solved = descend(start, 0.0)
-    known = solved & is_trusted(minimum)
+    def proceeds(carry: tuple) -> Array:
+        _, count, solved, stuck = carry
+        return (count < max_steps) & ~solved & ~stuck
 
-    def inside() -> tuple[Array, Array]:
+    def descend(index: Array, carry: tuple) -> tuple:
+        known, found, _ = carry
+        # The first time anywhere; then, if the draws do not know the minimum, where they can.
         shorter = jax.lax.while_loop(
-            lambda size: ~is_trusted(size * start) & (size > 1e-3), lambda size: size / 2, 1.0
+            lambda size: (index > 0) & ~known & ~is_trusted(size * start) & (size > 1e-3),
+            lambda size: size / 2,
+            jnp.ones_like(start[0]),
         )
-        return descend(jnp.where(shorter > 1e-3, shorter, 0.0) * start, min_ess)
+        again = jnp.where(shorter > 1e-3, shorter, 0.0) * start
+        begin = jnp.where(known, found, again), 0, jnp.zeros((), bool), known
+        step = partial(_newton_step, draws, bounds, jnp.where(index > 0, min_ess, 0.0))
+        eta, _, solved, _ = jax.lax.while_loop(proceeds, step, begin)
+        return known | (solved & is_trusted(eta)), eta, known | solved
 
-    return jax.lax.cond(known, lambda: (minimum, solved), inside)
+    never = jnp.zeros((), bool)
+    _, eta, solved = jax.lax.fori_loop(0, 2, descend, (never, start, never))
+    return eta, solved
 
 
 def _newton_step(draws: Weighted, bounds: Bounds, min_ess: Array | float, carry: tuple) -> tuple:

@@ -222,9 +222,9 @@ def test_gradients_of_density_and_draws_are_exact(x64, rng):
 
 @pytest.mark.parametrize(
     ("dim", "num_layers", "num_transformed"),
-    [(1, 3, 1), (2, 6, 1), (3, 9, 1), (4, 12, 1), (5, 9, 2), (10, 12, 3)],
+    [(1, 2, 1), (2, 4, 1), (3, 6, 1), (4, 8, 1), (5, 6, 2), (10, 8, 3)],
 )
-def test_default_couplings_move_a_quarter_three_times(dim, num_layers, num_transformed):
+def test_default_couplings_move_a_quarter_twice(dim, num_layers, num_transformed):
     assert default_flow(dim) == CubeFlow(dim, num_layers, num_transformed)
 
 

@@ -182,7 +182,7 @@ def assert_refused(dsn, rng_key, error, match):
     """Expect an error from `init`, raised while reading, before anything was built or compiled."""
     with pytest.raises(error, match=f"(?s){match}") as raised:
         dsn.init(rng_key)
-    assert not hasattr(dsn, "_start")
+    assert not hasattr(dsn, "_fit")
     frames = traceback.extract_tb(raised.tb)
     names = [frame.name for frame in frames if "numpyro_dsn" in Path(frame.filename).parts]
     assert "read" in names
@@ -230,7 +230,7 @@ def test_a_model_whose_runs_differ_is_refused(branches, first, rng_key):
 
 def test_a_guide_is_not_set_up_before_the_program_was_read(rng_key, monkeypatch):
     reached = []
-    monkeypatch.setattr("numpyro_dsn.dsn.set_up_guide", lambda *args: reached.append(args))
+    monkeypatch.setattr("numpyro_dsn.dsn.build_problem", lambda *args: reached.append(args))
     with pytest.raises(ValueError, match="Nothing is asked"):
         DSN(draw_z).init(rng_key)
     assert not reached
@@ -268,4 +268,4 @@ def test_parameters_of_the_model_are_frozen_with_a_warning_at_the_line_of_the_us
         state = dsn.init(rng_key)
     assert [Path(warning.filename) for warning in warned] == [Path(__file__)]
     assert all(name.startswith("auto_") for name in dsn.get_params(state))
-    assert hasattr(dsn, "_start")  # which `assert_refused` expects to be missing
+    assert hasattr(dsn, "_fit")  # which `assert_refused` expects to be missing
