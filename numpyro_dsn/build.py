@@ -59,9 +59,9 @@ def build_problem(
         If the guide has other latents than the model, or lacks what the method needs.
     """
     args, kwargs = arguments
-    optim = method.default_optim if optim is None else optim
     circuit = build_circuit(program, method.num_replicates, args, kwargs)
     by_gradients = not method.needs_gradients and should_follow_gradients(program, args, kwargs)
+    optim = method.default_optim(by_gradients) if optim is None else optim
     if guide is None and (by_gradients or method.needs_gradients):
         guide = AutoRealNVP(program.guide_model)
     if guide is None:

@@ -17,11 +17,11 @@ from numpyro_dsn.certificate import infeasible, progress_text
 from numpyro_dsn.fit import Fit
 from numpyro_dsn.inference_data import load_arrays
 from numpyro_dsn.program import Behavior, Model, read
-from numpyro_dsn.result import DSNResult, held_params
+from numpyro_dsn.result import DSNResult
 from numpyro_dsn.solver import DualNewton, PenaltyMethod
 from numpyro_dsn.solver.history import History, empty_epoch, extend_history, start_history
 from numpyro_dsn.solver.optim import as_numpyro_optim
-from numpyro_dsn.solver.state import same
+from numpyro_dsn.solver.state import held_fit, same
 from numpyro_dsn.status import Status, warn
 
 MAX_NONFINITE = 0.97
@@ -275,7 +275,7 @@ class DSN:
             warn(status.value if details is None else f"{status.value} Here {details}.")
         return DSNResult(
             fit=self._fit,
-            params=self._stacked([held_params(chain) for chain in chains]),
+            params=self._stacked([held_fit(chain).params for chain in chains]),
             state=state,
             status=status,
             epochs=np.where(converged, best, [int(chain.epoch) for chain in chains]),

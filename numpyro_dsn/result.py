@@ -1,7 +1,7 @@
 """What a run returns: draws, densities, predictions and a summary of the fit."""
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,18 +19,25 @@ from numpyro_dsn.certificate import (
 )
 from numpyro_dsn.fit import Fit
 from numpyro_dsn.inference_data import save_arrays
-from numpyro_dsn.program import constrain, require_latents, simulate, unconstrain
+from numpyro_dsn.program import require_latents
+from numpyro_dsn.program.simulation import Simulation
+from numpyro_dsn.programs import (
+    FitDraws,
+    Sites,
+    constrain_program,
+    density_program,
+    draw_program,
+    draw_until,
+    log_kept,
+    simulation_program,
+)
 from numpyro_dsn.solver.history import Epoch, History
 from numpyro_dsn.solver.inputs import Inputs
+from numpyro_dsn.solver.state import held_fit
 from numpyro_dsn.status import Status
-from numpyro_dsn.weighted.compilation import quick_jit
 
 if TYPE_CHECKING:
     import arviz
-
-BATCH_SIZE = 1000
-
-Sites = dict[str, Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +108,7 @@ class DSNResult:
         The penalty method keeps none: circuits of the prior are simulated at the first call.
         """
         state = self.state.chains[self.chain]
-        return self.fit.method.inputs(self.fit.problem, state, self.flow_params)
+        return self.fit.method.inputs(self.fit.problem, state, held_fit(state))
 
     @cached_property
     def certificate(self) -> Certificate:
@@ -117,7 +124,7 @@ class DSNResult:
 
     def flow_params_of(self, chain: int) -> dict[str, Array]:
         """Return the unconstrained parameters of one chain's flow."""
-        return held_params(self.state.chains[chain])
+        return held_fit(self.state.chains[chain]).params
 
     def sample(self, rng_key: Array, num_samples: int = 1000, corrected: bool = False) -> Sites:
         """Draw circuits from the fit and simulate each once, with fresh noise.
@@ -138,7 +145,7 @@ class DSNResult:
         """
         if corrected:
             return self.draw_corrected(rng_key, num_samples)[0]
-        return self.draw_chain(rng_key, self.chain, num_samples)[0]
+        return self.draw_chain(rng_key, self.chain, num_samples).sites
 
     def get_samples(self, group_by_chain: bool = False) -> Sites:
         """Return 1000 draws: the same at every call, and those of :meth:`to_inference_data`.
@@ -156,15 +163,13 @@ class DSNResult:
         chains = range(len(self.epochs)) if group_by_chain else [self.chain]
         # A key for each chain, as in `to_inference_data`: a common one would correlate chains.
         keys = [jax.random.fold_in(jax.random.key(0), chain) for chain in chains]
-        draws = [self.draw_chain(*pair, 1000)[0] for pair in zip(keys, chains, strict=True)]
+        draws = [self.draw_chain(*pair, 1000).sites for pair in zip(keys, chains, strict=True)]
         if not group_by_chain:
             return draws[0]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *draws)
 
-    def draw_chain(
-        self, rng_key: Array, chain: int, num_samples: int
-    ) -> tuple[Sites, dict[str, Array]]:
-        """Draw from one chain.
+    def draw_chain(self, rng_key: Array, chain: int, num_samples: int) -> FitDraws:
+        """Draw from one chain, and simulate each draw once.
 
         Parameters
         ----------
@@ -174,16 +179,31 @@ class DSNResult:
             Number of the chain.
         num_samples
             Number of draws.
-
-        Returns
-        -------
-        Value of every sample and deterministic site, and ``log_q`` and ``log_prior`` in nats;
-        all with a leading axis ``num_samples``.
         """
-        draw_key, noise_key = jax.random.split(rng_key)
-        latents, log_q = self._draw(draw_key, self.flow_params_of(chain), num_samples)
-        sites, log_prior = self._simulate_as_fitted(noise_key, latents)
-        return sites, {"log_q": log_q, "log_prior": log_prior}
+
+        def draw(key: Array) -> tuple[FitDraws, Array]:
+            draw_key, noise_key = jax.random.split(key)
+            latents, log_q = self._draw(draw_key, self.flow_params_of(chain), num_samples)
+            run = self._simulate_as_fitted(noise_key, latents)
+            log_q, log_probability = self._of_fit(chain, log_q, run)
+            return FitDraws(run.sites, log_q, run.log_prior), log_probability
+
+        if not self._rejects:
+            return draw(rng_key)[0]
+        return draw_until(rng_key, draw, num_samples)
+
+    @property
+    def _rejects(self) -> bool:
+        return self.fit.method.rejects(self.fit.problem)
+
+    def _of_fit(self, chain: int, log_q: Array, run: Simulation) -> tuple[Array, Array]:
+        """Return log densities of the fit given those of its flow, and what it keeps of them."""
+        if not self._rejects:
+            return log_q, jnp.zeros_like(log_q)
+        state = self.state.chains[chain]
+        log_probability = log_kept(held_fit(state).acceptance, state.targets, log_q, run)
+        rate = self.history.epochs.acceptance[self.epochs[chain], chain]
+        return log_q + log_probability - jnp.log(rate), log_probability
 
     def draw_prior(self, rng_key: Array, num_samples: int) -> Sites:
         """Draw circuits from the prior and simulate each once.
@@ -202,7 +222,7 @@ class DSNResult:
             raise ValueError("The prior is improper and has no draws; bound it to sample it.")
         draw_key, noise_key = jax.random.split(rng_key)
         flat = prior(draw_key, num_samples)
-        return self._simulate_as_fitted(noise_key, self._constrain(flat))[0]
+        return self._simulate_as_fitted(noise_key, self._constrain(flat)).sites
 
     def log_prob(self, values: Sites) -> Array:
         """Return the log density of the fit on the constrained space.
@@ -214,7 +234,8 @@ class DSNResult:
 
         Returns
         -------
-        log q(z) in nats, of the shape of the leading axes; minus infinity off the support.
+        log q(z) in nats, of the shape of the leading axes; minus infinity off the support. Where
+        the circuit rejects draws of the flow, each value is simulated once.
 
         Raises
         ------
@@ -224,7 +245,11 @@ class DSNResult:
             If the guide's flow has no inverse.
         """
         latents, batch_shape = require_latents(self.fit.program, values)
-        return self._log_prob(latents).reshape(batch_shape)
+        log_q = self._log_prob(self.flow_params, latents)
+        if self._rejects:
+            run = self._simulate_as_fitted(jax.random.key(0), latents)
+            log_q, _ = self._of_fit(self.chain, log_q, run)
+        return log_q.reshape(batch_shape)
 
     def predictive(
         self,
@@ -253,11 +278,12 @@ class DSNResult:
         """
         draw_key, noise_key = jax.random.split(rng_key)
         as_fitted = not args and not kwargs
-        run = self._simulate_as_fitted if as_fitted else self._simulate(args, kwargs)
+        other = None if as_fitted else simulation_program(self.fit.program, args, kwargs)
+        run = other or self._simulate_as_fitted
         latents, shape = require_latents(
             self.fit.program, self.sample(draw_key, num_samples) if values is None else values
         )
-        sites, _ = run(noise_key, latents)
+        sites = run(noise_key, latents).sites
         return jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), sites)
 
     def print_summary(self) -> None:
@@ -330,67 +356,20 @@ class DSNResult:
         """
         draw_key, noise_key = jax.random.split(rng_key)
         flat, ess = draw_corrected(draw_key, self.inputs, num_samples)
-        return self._simulate_as_fitted(noise_key, self._constrain(flat))[0], ess
+        return self._simulate_as_fitted(noise_key, self._constrain(flat)).sites, ess
 
     @cached_property
     def _constrain(self) -> Any:
-        program = self.fit.program
-        return quick_jit(jax.vmap(lambda flat: constrain(program, flat)[0]))
+        return constrain_program(self.fit.program)
 
     @cached_property
     def _draw(self) -> Any:
-        program, flow = self.fit.program, self.fit.flow
-
-        @partial(quick_jit, static_argnums=2)
-        def draw_all(
-            rng_key: Array, params: dict[str, Array], num_samples: int
-        ) -> tuple[Sites, Array]:
-            def draw(key: Array) -> tuple[Sites, Array]:
-                flat, log_q = flow.draw(key, params)
-                latents, log_det = constrain(program, flat)
-                return latents, log_q - log_det
-
-            keys = jax.random.split(rng_key, num_samples)
-            return jax.lax.map(draw, keys, batch_size=BATCH_SIZE)
-
-        return draw_all
+        return draw_program(self.fit)
 
     @cached_property
     def _log_prob(self) -> Any:
-        program, flow = self.fit.program, self.fit.flow
-
-        def density(params: dict[str, Array], latents: Sites) -> Array:
-            inside = [jnp.all(program.supports[name](latents[name])) for name in program.supports]
-            flat, log_det = unconstrain(program, latents)
-            # The ends of a support are infinitely far in unconstrained space: no density there.
-            inside.append(jnp.all(jnp.isfinite(flat)))
-            value = flow.log_prob(params, flat[None])[0] - log_det
-            return jnp.where(jnp.all(jnp.stack(inside)), value, -jnp.inf)
-
-        compiled = jax.jit(jax.vmap(density, (None, 0)))
-        return lambda latents: compiled(self.flow_params, latents)
+        return density_program(self.fit)
 
     @cached_property
     def _simulate_as_fitted(self) -> Any:
-        return self._simulate(self.fit.args, self.fit.kwargs)
-
-    def _simulate(self, args: tuple, kwargs: dict) -> Any:
-        program = self.fit.program
-
-        def run(key_and_latents: tuple[Array, Sites]) -> tuple[Sites, Array]:
-            key, latents = key_and_latents
-            constraints = program.constraints
-            run = simulate(key, program.model, latents, constraints, args, kwargs)
-            return run.sites, run.log_prior
-
-        @jax.jit
-        def run_all(rng_key: Array, latents: Sites) -> tuple[Sites, Array]:
-            keys = jax.random.split(rng_key, len(jax.tree.leaves(latents)[0]))
-            return jax.lax.map(run, (keys, latents), batch_size=BATCH_SIZE)
-
-        return run_all
-
-
-def held_params(chain: Any) -> dict[str, Array]:
-    """Return a fit's parameters of the best converged epoch, or of the last if none has."""
-    return chain.best.params if int(chain.best.epoch) >= 0 else chain.params
+        return simulation_program(self.fit.program, self.fit.args, self.fit.kwargs)

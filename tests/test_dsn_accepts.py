@@ -64,13 +64,13 @@ def test_guides_and_optimizers(guide, optim):
     assert any(moved)
     assert np.isfinite(fit.entropy)
     assert fit.history.epochs.skipped[1] == 0
-    draws, densities = fit.draw_chain(jax.random.key(1), 0, 100)
+    draws, log_q, _ = fit.draw_chain(jax.random.key(1), 0, 100)
     assert draws["z"].shape == (100, 2)
     if guide.func is AutoBNAFNormal:
         with pytest.raises(NotImplementedError):
             fit.log_prob(draws)
     else:
-        np.testing.assert_allclose(fit.log_prob(draws), densities["log_q"], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(fit.log_prob(draws), log_q, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("optim", ["adam", numpyro.optim.Adam, 1e-3, optax.adam])

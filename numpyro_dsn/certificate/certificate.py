@@ -13,8 +13,9 @@ from numpyro_dsn.solver.aim import weighted_prior
 from numpyro_dsn.solver.history import Epoch
 from numpyro_dsn.solver.inputs import Inputs
 from numpyro_dsn.solver.measurement import gap_to
+from numpyro_dsn.weighted.acceptance import accepted, keep_all
 from numpyro_dsn.weighted.compilation import quick_jit
-from numpyro_dsn.weighted.draws import log_density, log_weights, softmax, validation
+from numpyro_dsn.weighted.draws import log_weights, softmax, validation
 from numpyro_dsn.weighted.dual import dual_value, exponent, tilt
 
 COVERED = np.log(10.0)
@@ -37,6 +38,11 @@ class Certificate(NamedTuple):
         KL divergence of the fit to the optimum, and its standard error, in nats. It is the
         distance to the bound of a fit that meets the constraints, also where an inequality is met
         further than its bound.
+    acceptance
+        Fraction of the flow's draws that the circuit keeps; the others, or a part of them, the
+        optimum does not have.
+    flow_gap
+        The gap if none of the flow's draws were rejected, in nats.
     stray_fraction, stray_gap
         The thousandth of the draws, at most, that are furthest from the optimum: their fraction,
         and how much of the gap is theirs, in nats.
@@ -61,6 +67,8 @@ class Certificate(NamedTuple):
     dual_bound: float
     gap: float
     gap_se: float
+    acceptance: float
+    flow_gap: float
     stray_fraction: float
     stray_gap: float
     ess: float
@@ -111,9 +119,13 @@ def certify(
 def _estimate(inputs: Inputs) -> tuple[dict[str, Array], Array]:
     """Return the numbers of a certificate, and log weights of the fit's own draws."""
     pool, eta, bounds = inputs.pool, inputs.natural_parameters, inputs.targets.bounds
-    used, log_q = validation(pool, inputs.last), log_density(pool, inputs.last)
+    used, kept = validation(pool, inputs.last), accepted(pool, inputs.last, inputs.acceptance)
+    alone = accepted(pool, inputs.last, keep_all(eta.size)).log_q
+    log_q = kept.log_q
     tilted = tilt(eta, weighted_prior(pool, used))
-    gap, gap_se = gap_to(pool, log_weights(pool, log_q, used), log_q, eta, tilted, bounds)
+    known = eta, tilted, bounds
+    gap, gap_se = gap_to(pool, log_weights(pool, log_q, used), log_q, *known)
+    flow_gap, _ = gap_to(pool, log_weights(pool, alone, used), alone, *known)
     everything = tilt(eta, weighted_prior(pool))
     at_limit = jnp.abs(pool.draws.statistics) >= inputs.targets.limit[None, None]
     weights = jnp.exp(everything.log_weights).reshape(at_limit.shape[:2])
@@ -125,7 +137,9 @@ def _estimate(inputs: Inputs) -> tuple[dict[str, Array], Array]:
     numbers = {
         "dual_bound": dual_value(eta, tilted.log_normalizer, bounds),
         "gap": gap,
-        "gap_se": gap_se,
+        "gap_se": jnp.sqrt(gap_se**2 + kept.rate_variance),
+        "acceptance": kept.rate,
+        "flow_gap": flow_gap,
         "stray_fraction": jnp.mean(ratio[:num_strays] > 3.0) * num_strays / ratio.size,
         "stray_gap": jnp.sum(jnp.where(ratio > 3.0, ratio, 0.0)[:num_strays]) / ratio.size,
         "ess": tilted.ess,

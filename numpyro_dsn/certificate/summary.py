@@ -91,6 +91,8 @@ def _certificate_lines(certificate: Certificate) -> list[str]:
         f"distance to maximum entropy {certificate.gap:.4f} +- {certificate.gap_se:.4f} nats, "
         f"effective draws {certificate.ess:.0f}, Pareto k {certificate.pareto_k:.2f}",
         f"mass of the optimum that is not covered: {missed}",
+        f"draws of the flow that the circuit keeps: {certificate.acceptance:.1%}; with all of them "
+        f"the distance is {certificate.flow_gap:.4f} nats",
         *textwrap.wrap(certificate.verdict, LINE_LENGTH),
     ]
 

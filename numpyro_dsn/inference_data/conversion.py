@@ -13,6 +13,7 @@ from numpyro_dsn.inference_data.measurements import measurement_groups
 from numpyro_dsn.inference_data.sites import Coords, Dims, sites_groups
 
 if TYPE_CHECKING:
+    from numpyro_dsn.programs import FitDraws
     from numpyro_dsn.result import DSNResult
 
 
@@ -39,16 +40,12 @@ def from_result(
     ``constant_data`` (bounds on E[T]), ``behavior`` (what was achieved) and ``optimization``.
     """
     program, num_chains = result.fit.program, len(result.epochs)
-    draws, densities = zip(
-        *(
-            result.draw_chain(jax.random.fold_in(rng_key, chain), chain, num_samples)
-            for chain in range(num_chains)
-        ),
-        strict=True,
-    )
-    sites = jax.tree.map(lambda *leaves: np.stack(leaves), *draws)
+    keys = [jax.random.fold_in(rng_key, chain) for chain in range(num_chains)]
+    chains = [result.draw_chain(key, chain, num_samples) for chain, key in enumerate(keys)]
+    draws = jax.tree.map(lambda *leaves: np.stack(leaves), *chains)
+    sites = draws.sites
     groups = sites_groups(program, sites, "posterior", coords, dims)
-    groups["sample_stats"] = _sample_stats(result, sites, densities)
+    groups["sample_stats"] = _sample_stats(result, draws)
     if program.is_proper:
         prior_key = jax.random.fold_in(rng_key, num_chains)
         prior = result.draw_prior(prior_key, num_samples)
@@ -77,14 +74,12 @@ def _attributes(result: "DSNResult") -> dict[str, Any]:
     return attrs | certificate | {"natural_parameters": json.dumps(eta)}
 
 
-def _sample_stats(
-    result: "DSNResult", sites: dict[str, np.ndarray], densities: tuple[dict[str, Array], ...]
-) -> Any:
+def _sample_stats(result: "DSNResult", draws: "FitDraws") -> Any:
     """Return log densities; ``lp`` is that of the prior tilted by the multipliers."""
     import xarray
 
     constraints = result.fit.program.constraints
-    log_q, log_prior = (np.stack([d[name] for d in densities]) for name in ("log_q", "log_prior"))
+    sites, log_q, log_prior = draws
 
     @jax.jit
     @jax.vmap

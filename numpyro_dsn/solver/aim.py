@@ -9,6 +9,7 @@ from jax import Array
 from jax.scipy.special import logsumexp
 
 from numpyro_dsn.solver.training import WeightedTarget
+from numpyro_dsn.weighted.acceptance import Acceptance, keep_all
 from numpyro_dsn.weighted.compilation import quick_jit
 from numpyro_dsn.weighted.draws import Pool, log_weights, softmax, training
 from numpyro_dsn.weighted.dual import (
@@ -38,12 +39,32 @@ class Aim(NamedTuple):
         That of the tilted prior, shape ``()``.
     aimed
         Natural parameters that the flow is fitted to: eta and the offset.
+    acceptance
+        Which draws of the flow are kept.
     """
 
     natural_parameters: Array
     solved: Array
     log_normalizer: Array
     aimed: Array
+    acceptance: Acceptance
+
+
+class Limits(NamedTuple):
+    """How far an epoch goes.
+
+    min_ess
+        Smallest effective sample size of the tilted draws.
+    max_nats
+        Divergence that an epoch may also cross where no draws know the solution; zero to wait
+        until they do.
+    rejects
+        Whether draws of the flow are rejected by their statistics.
+    """
+
+    min_ess: float
+    max_nats: float
+    rejects: bool
 
 
 def weighted_prior(pool: Pool, used: Array | None = None) -> Weighted:
@@ -55,15 +76,14 @@ def weighted_prior(pool: Pool, used: Array | None = None) -> Weighted:
     return Weighted(log_base, statistics, noise)
 
 
-@partial(jax.jit, static_argnames=("min_ess", "max_nats"))
+@partial(quick_jit, static_argnames="limits")
 def solve(
     pool: Pool,
     start: Array,
     offset: Array,
     last: Array,
     targets: Targets,
-    min_ess: float,
-    max_nats: float,
+    limits: Limits,
 ) -> Aim:
     """Solve the dual on all draws as far as they can be trusted, and add the offset.
 
@@ -79,20 +99,20 @@ def solve(
         Number of the last flow in the pool, shape ``()``.
     targets
         Targets with their units.
-    min_ess
-        Smallest effective sample size of the tilted draws.
-    max_nats
-        Divergence that an epoch may also cross where no draws know the solution; zero to wait
-        until they do.
+    limits
+        How far to go, and whether the circuit rejects draws.
     """
     draws, bounds = weighted_prior(pool), targets.bounds
-    eta, solved = solve_dual(start, draws, bounds, min_ess)
-    if max_nats > 0:
+    eta, solved = solve_dual(start, draws, bounds, limits.min_ess)
+    if limits.max_nats > 0:
         of_flow = draws._replace(log_base=log_weights(pool, pool.log_q[last]).reshape(-1))
-        far = limited_newton_step(start, tilt(jnp.zeros_like(start), of_flow), bounds, max_nats)
+        now = tilt(jnp.zeros_like(start), of_flow)
+        far = limited_newton_step(start, now, bounds, limits.max_nats)
         eta = jnp.where(solved, eta, far)
     aimed = of_allowed_sign(eta + offset, bounds)
-    return Aim(eta, solved, tilt(eta, draws).log_normalizer, aimed)
+    log_normalizer = tilt(eta, draws).log_normalizer
+    kept = Acceptance(eta, log_normalizer) if limits.rejects else keep_all(eta.size)
+    return Aim(eta, solved, log_normalizer, aimed, kept)
 
 
 @quick_jit

@@ -14,6 +14,9 @@ from numpyro_dsn.solver.newton_state import NewtonState
 from numpyro_dsn.solver.state import Best, keep_best, strong
 from numpyro_dsn.weighted.compilation import quick_jit
 
+LEAST_GAIN = 0.9
+"""Factor by which an epoch lowers the gap if its steps are not too long."""
+
 
 class Rules(NamedTuple):
     """What an epoch is judged by; fields as in :class:`~numpyro_dsn.DualNewton`."""
@@ -21,8 +24,10 @@ class Rules(NamedTuple):
     tolerance: float
     gap_tolerance: float
     max_loss: float
+    shrink: float
     min_step: float
     offset_rate: float
+    min_acceptance: float
 
 
 @partial(quick_jit, static_argnames="rules")
@@ -56,15 +61,17 @@ def decide(
     near = jnp.minimum(rules.gap_tolerance / jnp.maximum(measured.gap, 1e-9), 1.0)
     trust = near * (aim.solved & ~rejected)
     move = jnp.where(trust > 0, rules.offset_rate * trust * measured.move, 0.0)
-    step_scale = training.step_scale * jnp.where(rejected, 0.5, 1.0)
+    gains = ~comparable | (after.gap < LEAST_GAIN * before.gap)
+    step_scale = training.step_scale * jnp.where(gains, 1.0, rules.shrink)
     step_scale = jnp.maximum(step_scale, rules.min_step)
     number = old.epoch + 1
     converged = aim.solved & meets(rules, measured)
-    candidate = Best(training.params, number, -measured.gap)
+    candidate = Best(training.params, aim.acceptance, number, -measured.gap)
     state = new._replace(
         training=training._replace(step_scale=step_scale),
         natural_parameters=aim.natural_parameters,
         offset=aim.aimed - aim.natural_parameters + move,
+        acceptance=aim.acceptance,
         last=last,
         solved=aim.solved,
         gap=measured.gap,
@@ -75,9 +82,13 @@ def decide(
 
 
 def meets(rules: Rules, measured: Measured) -> Array:
-    """Return whether the constraints are met and the entropy is close to its bound."""
+    """Return whether the constraints are met and the entropy is close to its bound.
+
+    The flow must also be good enough alone for most of its draws to be kept.
+    """
     worst = jnp.max(jnp.abs(measured.residual) + 2 * measured.mean_se)
-    return (worst <= rules.tolerance) & (measured.distance <= rules.gap_tolerance)
+    close = (worst <= rules.tolerance) & (measured.distance <= rules.gap_tolerance)
+    return close & (measured.acceptance >= rules.min_acceptance)
 
 
 @partial(quick_jit, static_argnames="rules")
@@ -105,5 +116,6 @@ def report(
         gap=measured.gap,
         gap_se=measured.gap_se,
         ess=measured.ess,
+        acceptance=measured.acceptance,
         num_simulations=zero + num_simulations,
     )

@@ -47,6 +47,8 @@ class Epoch(NamedTuple):
         what it costs to meet an inequality further than its bound. NaN if unknown.
     ess
         Effective sample size of the draws behind the bound, shape ``()``; NaN if unknown.
+    acceptance
+        Fraction of the flow's draws that the circuit keeps, shape ``()``.
     num_simulations
         Simulations of the circuit since the epoch before, shape ``()``.
     """
@@ -69,6 +71,7 @@ class Epoch(NamedTuple):
     gap: Array
     gap_se: Array
     ess: Array
+    acceptance: Array
     num_simulations: Array
 
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from jax import Array
 
+from numpyro_dsn.weighted.acceptance import Acceptance
 from numpyro_dsn.weighted.draws import Pool
 from numpyro_dsn.weighted.targets import Targets
 
@@ -21,6 +22,8 @@ class Inputs(NamedTuple):
         Targets with their units.
     from_prior
         Whether proposal 0 is the prior, shape ``()``.
+    acceptance
+        Which of the fit's draws are kept.
     """
 
     pool: Pool
@@ -28,3 +31,4 @@ class Inputs(NamedTuple):
     natural_parameters: Array
     targets: Targets
     from_prior: Array
+    acceptance: Acceptance

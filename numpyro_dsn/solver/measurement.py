@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from numpyro_dsn.solver.aim import Aim, active, offset_move, weighted_prior
+from numpyro_dsn.weighted.acceptance import accepted
 from numpyro_dsn.weighted.compilation import quick_jit
 from numpyro_dsn.weighted.draws import (
     Draws,
     Pool,
     divergence,
-    log_density,
     log_weights,
     relative_variance,
     softmax,
@@ -32,6 +32,8 @@ class Measured(NamedTuple):
         ``(num_constraints,)``.
     dual_bound, gap, gap_se, ess
         Bound, distance to the optimum with its standard error, and effective draws, shape ``()``.
+    acceptance
+        Fraction of the flow's draws that are kept, shape ``()``.
     distance
         The gap, a standard error, and what the violation is worth, in nats, shape ``()``.
     move
@@ -48,6 +50,7 @@ class Measured(NamedTuple):
     gap: Array
     gap_se: Array
     ess: Array
+    acceptance: Array
     distance: Array
     move: Array
 
@@ -56,7 +59,7 @@ class Measured(NamedTuple):
 def measure(
     pool: Pool, index: Array, newest: Array, aim: Aim, targets: Targets, own_draws: bool
 ) -> Measured:
-    """Measure a flow of the pool.
+    """Measure those draws of a flow that are kept.
 
     Parameters
     ----------
@@ -72,7 +75,8 @@ def measure(
         Whether the flow's own draws alone tell of it: in many dimensions no others do.
     """
     used, bounds, eta = validation(pool, newest), targets.bounds, aim.natural_parameters
-    log_q, log_prior = log_density(pool, index), pool.draws.log_prior
+    kept = accepted(pool, index, aim.acceptance)
+    log_q, log_prior = kept.log_q, pool.draws.log_prior
     of_flow = log_weights(pool, log_q, used)
     if own_draws:
         own = (jnp.arange(pool.counts.size) == index)[:, None] & pool.draws.finite
@@ -84,11 +88,12 @@ def measure(
     entropy, variance = divergence(of_flow, log_q, pool.draws.log_det)
     kl_to_prior, _ = divergence(of_flow, log_q, log_prior)
     gap, gap_se = gap_to(pool, of_flow, log_q, eta, tilted, bounds)
+    gap_se = jnp.sqrt(gap_se**2 + kept.rate_variance)
     residual = violation(mean, targets)
     above = excess(aim.aimed, mean, bounds)
     return Measured(
         entropy=-entropy,
-        entropy_se=jnp.sqrt(variance),
+        entropy_se=jnp.sqrt(variance + kept.rate_variance),
         kl_to_prior=kl_to_prior,
         mean=mean,
         mean_se=mean_se,
@@ -97,6 +102,7 @@ def measure(
         gap=gap,
         gap_se=gap_se,
         ess=tilted.ess,
+        acceptance=kept.rate,
         distance=gap + gap_se + jnp.abs(eta @ residual),
         move=offset_move(above, active(above, bounds), covariance),
     )

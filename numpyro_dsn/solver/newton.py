@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from numpyro_dsn.solver.aim import Aim, solve, weighted_target
+from numpyro_dsn.solver.aim import Aim, Limits, solve, weighted_target
 from numpyro_dsn.solver.decision import Rules, decide, report
 from numpyro_dsn.solver.history import Epoch, StepRecords
 from numpyro_dsn.solver.inputs import Inputs
 from numpyro_dsn.solver.measurement import Measured, measure
 from numpyro_dsn.solver.newton_state import NewtonState, build_state, first_state
-from numpyro_dsn.solver.optim import adam
+from numpyro_dsn.solver.optim import adam, soap
 from numpyro_dsn.solver.problem import Params, Problem
 from numpyro_dsn.solver.simulation import Search, add_draws, first_draws
-from numpyro_dsn.solver.state import same
+from numpyro_dsn.solver.state import Held, same
 from numpyro_dsn.solver.training import Blocks, LossSettings, Training, fit_in_blocks
 from numpyro_dsn.weighted.compilation import quick_jit
 from numpyro_dsn.weighted.search import unweighted
@@ -66,15 +66,19 @@ class DualNewton(NamedTuple):
         Fraction of the flow's own violation that is undone in an epoch, by aiming beside the
         target.
     max_loss
-        An epoch that adds this many nats to the gap is rejected, and the steps are halved.
+        An epoch that adds this many nats to the gap is rejected.
     shrink, min_step
-        Factor of the steps after an epoch that brings no gain on held-out draws, and the fraction
+        Factor of the steps after an epoch that does not lower the gap by a tenth, and the fraction
         of the first at which a fit is at rest.
     tolerance
         Largest violation, plus two standard errors, in units of what was asked.
     gap_tolerance
         Largest divergence to the tilted prior, plus a standard error and what the violation is
         worth, in nats.
+    min_acceptance
+        Smallest fraction of the flow's draws that is kept. Where the simulator has no noise, draws
+        are rejected as far as the flow's density exceeds that of the optimum; a flow of which more
+        had to be rejected is not worth much alone.
     """
 
     num_draws: int | None = None
@@ -91,16 +95,20 @@ class DualNewton(NamedTuple):
     min_step: float = 0.02
     tolerance: float = 0.02
     gap_tolerance: float = 0.05
+    min_acceptance: float = 0.8
 
     @property
     def needs_gradients(self) -> bool:
         """Whether the circuit must have gradients."""
         return False
 
-    @property
-    def default_optim(self) -> Any:
-        """The optimizer, whose steps shrink as a fit comes closer."""
-        return adam(5e-3, 0.99)
+    def default_optim(self, follows_gradients: bool) -> Any:
+        """Return the optimizer, whose steps shrink as a fit comes closer.
+
+        A density that is thin in some directions needs steps that differ between them: on weighted
+        draws SOAP has them, and finds a thin sheet where Adam does not.
+        """
+        return adam(5e-3, 0.99) if follows_gradients else soap(5e-3)
 
     @property
     def default_num_particles(self) -> int:
@@ -122,7 +130,7 @@ class DualNewton(NamedTuple):
         params = quick_jit(problem.start)(rng_key)
         found, first, strays = first_draws(problem, rng_key, params, self._search(problem))
         state = first_state(rng_key, params, problem.optim, found, first, self.num_proposals)
-        aim = Aim(state.offset, state.solved, state.gap, state.offset)
+        aim = Aim(state.offset, state.solved, state.gap, state.offset, state.acceptance)
         measured = self._measure(problem, state, state, aim)[0]
         strays = strays._replace(nonfinite=found.num_nonfinite / found.num_simulated)
         spent = float(found.num_simulated) * self._replicates(problem)
@@ -144,14 +152,20 @@ class DualNewton(NamedTuple):
         at_rest = float(state.training.step_scale) <= self.min_step
         return int(state.best.epoch) >= 0 or at_rest
 
-    def inputs(self, problem: Problem, state: NewtonState, params: Params) -> Inputs:
-        """Return what a certificate of a flow with these parameters rests on."""
+    def inputs(self, problem: Problem, state: NewtonState, held: Held) -> Inputs:
+        """Return what a certificate of a fit rests on."""
+        params, acceptance = held
         if not same(params, state.params):
             state, _ = add_draws(problem, state, state.training._replace(params=params))
         # The draws of the last epoch came after its multipliers.
         aim = self._solve(problem, state)
         from_prior = jnp.asarray(problem.circuit.prior is not None)
-        return Inputs(state.pool, state.last, aim.natural_parameters, state.targets, from_prior)
+        eta = aim.natural_parameters
+        return Inputs(state.pool, state.last, eta, state.targets, from_prior, acceptance)
+
+    def rejects(self, problem: Problem) -> bool:
+        """Whether draws of the flow are rejected by their statistics: where these have no noise."""
+        return not (problem.is_stochastic or problem.follows_gradients)
 
     def template(self, problem: Problem) -> NewtonState:
         """Return shapes and types of a state; nothing is computed."""
@@ -169,7 +183,7 @@ class DualNewton(NamedTuple):
         """Solve the dual on all draws."""
         max_nats = NATS_PER_LATENT * problem.flow.dim if problem.follows_gradients else 0.0
         begin = state.pool, state.natural_parameters, state.offset, state.last, state.targets
-        return solve(*begin, self.min_ess, max_nats)
+        return solve(*begin, Limits(self.min_ess, max_nats, self.rejects(problem)))
 
     def _fit(self, problem: Problem, state: NewtonState, aim: Aim) -> Training:
         """Fit the flow to the tilted prior, by weighted draws or by gradients of the circuit."""
@@ -177,9 +191,8 @@ class DualNewton(NamedTuple):
         if problem.descend is not None:
             return problem.descend(key, state.training, aim.aimed, state.targets)
         target = weighted_target(state.pool, aim, state.last)
+        blocks = Blocks(self.gap_tolerance / 10, state.pool.log_share.shape[1])
         settings = LossSettings(problem.num_particles, self.max_log_ratio, self.square_root_at)
-        least_gain, size = self.gap_tolerance / 10, state.pool.log_share.shape[1]
-        blocks = Blocks(least_gain, self.shrink, self.min_step, size)
         return fit_in_blocks(key, state.training, target, problem, settings, blocks)
 
     def _measure(
@@ -196,7 +209,8 @@ class DualNewton(NamedTuple):
     @property
     def _rules(self) -> Rules:
         asked = self.tolerance, self.gap_tolerance
-        return Rules(*asked, self.max_loss, self.min_step, self.offset_rate)
+        moves = self.max_loss, self.shrink, self.min_step, self.offset_rate
+        return Rules(*asked, *moves, self.min_acceptance)
 
     def _search(self, problem: Problem) -> Search:
         size = self._num_draws(problem)

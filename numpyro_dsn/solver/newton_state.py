@@ -9,6 +9,7 @@ from jax import Array
 from numpyro_dsn.solver.problem import Params
 from numpyro_dsn.solver.state import Best, no_best, strong
 from numpyro_dsn.solver.training import Training
+from numpyro_dsn.weighted.acceptance import Acceptance, keep_all
 from numpyro_dsn.weighted.compilation import quick_jit
 from numpyro_dsn.weighted.draws import Pool, start_pool
 from numpyro_dsn.weighted.search import PriorDraws
@@ -23,6 +24,8 @@ class NewtonState(NamedTuple):
     natural_parameters, offset
         eta, and what is added to it to undo the flow's own error, in the units of the targets,
         each of shape ``(num_constraints,)``.
+    acceptance
+        Which draws of the flow are kept.
     pool
         All draws that are kept.
     flows
@@ -41,6 +44,7 @@ class NewtonState(NamedTuple):
     training: Training
     natural_parameters: Array
     offset: Array
+    acceptance: Acceptance
     pool: Pool
     flows: Params
     last: Array
@@ -84,18 +88,20 @@ def build_state(
     """
     targets, log_first = first
     zeros, one = jnp.zeros_like(targets.unit), jnp.ones((), log_first.dtype)
+    every = keep_all(zeros.size)
     draws = found.draws, found.log_share, log_first, found.num_simulated
     state = NewtonState(
         training=Training(optim.init(params), params, one),
         natural_parameters=zeros,
         offset=zeros,
+        acceptance=every,
         pool=start_pool(*draws, num_proposals),
         flows=jax.tree.map(lambda leaf: jnp.stack([leaf] * num_proposals), params),
         last=jnp.zeros((), int),
         targets=targets,
         solved=jnp.zeros((), bool),
         gap=jnp.inf * one,
-        best=no_best(params),
+        best=no_best(params, every),
         epoch=jnp.zeros((), int),
         rng_key=rng_key,
     )

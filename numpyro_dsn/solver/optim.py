@@ -5,11 +5,19 @@ from typing import Any
 
 from numpyro.optim import Adam, _NumPyroOptim, optax_to_numpyro
 
+from numpyro_dsn.solver.soap import SOAP
+
 
 @cache
 def adam(step_size: float, square_decay: float = 0.999) -> Adam:
     """Return the same Adam for the same settings: compiled programs know it by identity."""
     return Adam(step_size, b2=square_decay)
+
+
+@cache
+def soap(step_size: float) -> SOAP:
+    """Return the same SOAP for the same settings."""
+    return SOAP(step_size)
 
 
 def as_numpyro_optim(optim: Any) -> _NumPyroOptim:

@@ -10,7 +10,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.scipy.special import betainc
 
-from numpyro_dsn.solver.aim import solve
+from numpyro_dsn.solver.aim import Limits, solve
 from numpyro_dsn.solver.batches import Batches, draw_particles, measure, violations
 from numpyro_dsn.solver.history import Epoch, StepRecords
 from numpyro_dsn.solver.inputs import Inputs
@@ -23,10 +23,11 @@ from numpyro_dsn.solver.objective import (
 from numpyro_dsn.solver.optim import adam
 from numpyro_dsn.solver.problem import Params, Problem
 from numpyro_dsn.solver.simulation import Search, add_draws, first_draws
-from numpyro_dsn.solver.state import Best, keep_best, no_best, strong
+from numpyro_dsn.solver.state import Best, Held, keep_best, no_best, strong
+from numpyro_dsn.weighted.acceptance import Acceptance, keep_all
 
-NUM_DRAWS, MIN_ESS = 16_384, 100.0
-"""Draws of the prior and of the fit behind a certificate, and effective ones of the optimum."""
+NUM_DRAWS, LIMITS = 16_384, Limits(min_ess=100.0, max_nats=0.0, rejects=False)
+"""Draws of the prior and of the fit behind a certificate, and how far its dual is solved."""
 
 
 class PenaltyState(NamedTuple):
@@ -52,6 +53,11 @@ class PenaltyState(NamedTuple):
     best: Best
     epoch: Array
     rng_key: Array
+
+    @property
+    def acceptance(self) -> Acceptance:
+        """Every draw of the flow belongs to the fit."""
+        return self.best.acceptance
 
     @property
     def pool(self) -> None:
@@ -107,9 +113,8 @@ class PenaltyMethod(NamedTuple):
         """Whether the circuit must have gradients."""
         return True
 
-    @property
-    def default_optim(self) -> Any:
-        """The published optimizer."""
+    def default_optim(self, follows_gradients: bool) -> Any:
+        """Return the published optimizer."""
         return adam(1e-3)
 
     @property
@@ -153,16 +158,21 @@ class PenaltyMethod(NamedTuple):
         """Return shapes and types of a state; nothing is computed."""
         return jax.eval_shape(partial(_start, self, problem), jax.random.key(0))[0]
 
-    def inputs(self, problem: Problem, state: PenaltyState, params: Params) -> Inputs:
+    def inputs(self, problem: Problem, state: PenaltyState, held: Held) -> Inputs:
         """Simulate draws of the prior and of a fit, and solve the dual on them."""
         search = Search(NUM_DRAWS, 0.0, 1, np.inf)
-        found, first, _ = first_draws(problem, state.rng_key, params, search)
-        begin = first_state(state.rng_key, params, problem.optim, found, first, 2)
+        found, first, _ = first_draws(problem, state.rng_key, held.params, search)
+        begin = first_state(state.rng_key, held.params, problem.optim, found, first, 2)
         newton, _ = add_draws(problem, begin, begin.training)
         eta, offset = newton.natural_parameters, newton.offset
-        aim = solve(newton.pool, eta, offset, newton.last, newton.targets, MIN_ESS, 0.0)
+        aim = solve(newton.pool, eta, offset, newton.last, newton.targets, LIMITS)
         from_prior = jnp.asarray(problem.circuit.prior is not None)
-        return Inputs(newton.pool, newton.last, aim.natural_parameters, newton.targets, from_prior)
+        known = newton.pool, newton.last, aim.natural_parameters, newton.targets
+        return Inputs(*known, from_prior, held.acceptance)
+
+    def rejects(self, problem: Problem) -> bool:
+        """Whether draws of the flow are rejected by their statistics: none are."""
+        return False
 
     def update(
         self, rng_key: Array, state: PenaltyState, residual: Array, violations: Array
@@ -252,7 +262,7 @@ def _start(method: PenaltyMethod, problem: Problem, rng_key: Array) -> tuple[Pen
         multipliers=zeros,
         penalty=jnp.asarray(method.penalty_init, zeros.dtype),
         norms=jnp.linalg.norm(violations(problem, measured.means), axis=-1),
-        best=no_best(params),
+        best=no_best(params, keep_all(zeros.size)),
         epoch=jnp.zeros((), int),
         rng_key=rng_key,
     )
@@ -282,7 +292,9 @@ def _epoch(
     epoch = _summarize(method, problem, measured, state.penalty)._replace(
         multipliers=updated.multipliers, skipped=skipped, num_simulations=_number(spent, means)
     )
-    best = keep_best(state.best, Best(params, number, epoch.entropy), epoch.converged)
+    best = keep_best(
+        state.best, Best(params, state.acceptance, number, epoch.entropy), epoch.converged
+    )
     state = updated._replace(optim_state=optim_state, params=params, best=best, epoch=number)
     steps = StepRecords((number - 1) * num_steps + jnp.arange(num_steps) + 1, entropy, mean)
     return strong((state, epoch, steps))
@@ -346,6 +358,7 @@ def _summarize(method: PenaltyMethod, problem: Problem, measured: Batches, penal
         gap=unknown,
         gap_se=unknown,
         ess=unknown,
+        acceptance=1 - nonfinite,
         num_simulations=unknown,
     )
 

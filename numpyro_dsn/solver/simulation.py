@@ -18,6 +18,8 @@ from numpyro_dsn.weighted.draws import Draws, Pool, insert, with_densities
 from numpyro_dsn.weighted.search import PriorDraws, search_prior, unweighted
 from numpyro_dsn.weighted.targets import Targets, in_units, measure_units
 
+_in_units = quick_jit(in_units)
+
 
 class Search(NamedTuple):
     """How the prior is searched.
@@ -58,13 +60,13 @@ def first_draws(
     raw = simulate(first_key)
     asked = problem.lower, problem.upper, problem.units
     targets = measure_units(*asked, raw, search.max_units)
-    first = in_units(raw, targets)
+    first = _in_units(raw, targets)
     if circuit.prior is None:
         log_first = log_prob(problem.flow, params, first.flat)
         return unweighted(first), (targets, log_first), count_strays(raw, targets)
 
     def more(key: Array) -> Draws:
-        return in_units(simulate(key), targets)
+        return _in_units(simulate(key), targets)
 
     sizes = search.min_ess, search.max_batches
     found = search_prior(search_key, more, first, targets, *sizes)
@@ -90,7 +92,7 @@ def add_draws(
     if index == int(state.last):
         index = 1 + index % num_flows
     flows = _put(state.flows, training.params, index)
-    pool = insert(state.pool, index, in_units(raw, state.targets))
+    pool = insert(state.pool, index, _in_units(raw, state.targets))
     blocks = np.flatnonzero(np.asarray(pool.counts))
 
     def density(which: int, block: int) -> Array:
@@ -99,7 +101,7 @@ def add_draws(
     of_new = _by_block(pool, blocks, lambda block: density(index, block))
     at_new = _by_block(pool, blocks, lambda block: density(block, index))
     if problem.circuit.prior is not None:
-        at_new[0] = pool.draws.log_prior[index]
+        at_new[0] = np.asarray(pool.draws.log_prior)[index]
     pool = with_densities(pool, index, of_new, at_new)
     new = state._replace(
         training=training, pool=pool, flows=flows, last=jnp.asarray(index, state.last.dtype)

@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from numpyro_dsn.weighted.acceptance import Acceptance
+
 Params = dict[str, Array]
+
+
+class Held(NamedTuple):
+    """A fit: unconstrained parameters of the flow, and which of its draws are kept."""
+
+    params: Params
+    acceptance: Acceptance
 
 
 class Best(NamedTuple):
@@ -15,6 +24,8 @@ class Best(NamedTuple):
 
     params
         Unconstrained parameters of the flow.
+    acceptance
+        Which of its draws are kept.
     epoch
         Its number, shape ``()``; -1 while no epoch has converged.
     score
@@ -22,20 +33,27 @@ class Best(NamedTuple):
     """
 
     params: Params
+    acceptance: Acceptance
     epoch: Array
     score: Array
 
 
-def no_best(params: Params) -> Best:
+def no_best(params: Params, acceptance: Acceptance) -> Best:
     """Return what is best while no epoch has converged."""
     dtype = jnp.zeros(()).dtype
-    return Best(params, jnp.full((), -1, int), jnp.full((), -jnp.inf, dtype))
+    return Best(params, acceptance, jnp.full((), -1, int), jnp.full((), -jnp.inf, dtype))
 
 
 def keep_best(best: Best, candidate: Best, converged: Array) -> Best:
     """Return the better one of the best epoch and a candidate, which must have converged."""
     better = converged & (candidate.score > best.score)
     return jax.tree.map(lambda new, old: jnp.where(better, new, old), candidate, best)
+
+
+def held_fit(state: Any) -> Held:
+    """Return the best converged fit of a method's state, or the last if none has converged."""
+    best = state.best if int(state.best.epoch) >= 0 else state
+    return Held(best.params, best.acceptance)
 
 
 def strong(tree: Any) -> Any:

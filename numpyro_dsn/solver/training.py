@@ -13,7 +13,7 @@ from numpyro.optim import _NumPyroOptim
 from numpyro_dsn.solver.flow_programs import log_prob
 from numpyro_dsn.solver.problem import Params, Problem
 from numpyro_dsn.solver.state import strong
-from numpyro_dsn.weighted.compilation import plain_jit, quick_jit
+from numpyro_dsn.weighted.compilation import flow_jit, quick_jit
 from numpyro_dsn.weighted.resampling import resample
 
 NUM_BLOCKS = 4
@@ -29,19 +29,15 @@ class LossSettings(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """What becomes of the steps.
+    """When steps end.
 
     least_gain
         Smallest gain of a block that is worth another one, in nats.
-    shrink, min_step
-        Factor of the steps after an epoch without gain, and their smallest size.
     num_validation
         Draws that a block is judged on.
     """
 
     least_gain: float
-    shrink: float
-    min_step: float
     num_validation: int
 
 
@@ -152,7 +148,7 @@ def weighted_loss(
     return -log_q[:half].mean() + bend * jnp.sqrt(1 + square / bend)
 
 
-@partial(plain_jit, static_argnames=("flow", "optim", "settings", "num_steps"))
+@partial(flow_jit, static_argnames=("flow", "optim", "settings", "num_steps"))
 def fit_to_weights(
     rng_key: Array,
     training: Training,
@@ -217,8 +213,7 @@ def fit_in_blocks(
 ) -> Training:
     """Fit a flow in blocks of steps, until draws that are held out see no more gain.
 
-    A block that loses is undone. If the first one brings no gain, the steps of the next epoch are
-    shorter.
+    A block that loses is undone.
 
     Parameters
     ----------
@@ -233,7 +228,7 @@ def fit_in_blocks(
     settings
         Settings of the loss.
     blocks
-        What becomes of the steps, and which gain counts.
+        When steps end.
     """
     fixed = problem.flow, problem.optim, settings, -(-problem.num_steps // NUM_BLOCKS)
     held_out = choose_held_out(target, blocks.num_validation)
@@ -242,19 +237,16 @@ def fit_in_blocks(
         log_q = log_prob(problem.flow, params, held_out.flat)
         return float(judge(log_q, held_out, target, settings))
 
-    scale, gained = training.step_scale, False
-    least = held_out_loss(training.params)
+    before = held_out_loss(training.params)
     for block in range(NUM_BLOCKS):
         new = fit_to_weights(jax.random.fold_in(rng_key, block), training, target, *fixed)
-        loss = held_out_loss(new.params)
-        gain = least - loss
-        if gain > -blocks.least_gain:
-            training, least = new, min(least, loss)
-        if not gain > blocks.least_gain:  # not a number is no gain
+        after = held_out_loss(new.params)
+        if after < before + blocks.least_gain:
+            training = new
+        if not after < before - blocks.least_gain:  # not a number is no gain
             break
-        gained = True
-    shorter = jnp.maximum(blocks.shrink * scale, blocks.min_step)
-    return training._replace(step_scale=scale if gained else shorter.astype(scale.dtype))
+        before = after
+    return training
 
 
 def descend(

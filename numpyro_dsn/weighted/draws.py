@@ -10,6 +10,8 @@ from jax.scipy.special import logsumexp
 
 from numpyro_dsn.weighted.compilation import quick_jit
 
+Values = Array | np.ndarray
+
 HELD_OUT = 4
 """One draw in this many is kept from training."""
 
@@ -109,7 +111,7 @@ def insert(pool: Pool, index: int, draws: Draws) -> Pool:
 
 
 @quick_jit
-def with_densities(pool: Pool, index: int, of_new: Array, at_new: Array) -> Pool:
+def with_densities(pool: Pool, index: int, of_new: Values, at_new: Values) -> Pool:
     """Return the pool with the densities of a flow, and of all proposals at its draws.
 
     Parameters
@@ -177,15 +179,6 @@ def log_weights(pool: Pool, log_density: Array, used: Array | None = None) -> Ar
     mixture = logsumexp(pool.log_q + jnp.log(counts)[:, None, None], axis=0)
     safe = jnp.where(usable, mixture, 0.0)
     return jnp.where(usable, log_density - safe + pool.log_share, -jnp.inf)
-
-
-def log_density(pool: Pool, index: Array) -> Array:
-    """Return the log density of a proposal at all draws, given that the circuit runs.
-
-    What fails, a fraction of the proposal's own draws, has no density in any target.
-    """
-    runs = pool.draws.finite[index].mean(dtype=pool.log_q.dtype)
-    return pool.log_q[index] - jnp.log(jnp.where(runs > 0, runs, 1.0))
 
 
 def divergence(log_weights: Array, log_q: Array, log_p: Array) -> tuple[Array, Array]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.special import logsumexp
 
@@ -80,10 +81,10 @@ def search_prior(
     -------
     The draws that are kept.
     """
-    kept = unweighted(first)
+    kept = quick_jit(unweighted)(first)
     found = _look(kept, jnp.zeros_like(targets.unit), targets, min_ess)
     for index in range(1, max_batches):
-        if not bool(jnp.any(kept.draws.finite)) or (found.solved and found.ess >= min_ess):
+        if not np.any(np.asarray(kept.draws.finite)) or (found.solved and float(found.ess) >= min_ess):
             break
         draw_key, choice_key = jax.random.split(jax.random.fold_in(rng_key, index))
         new = simulate(draw_key)

@@ -12,6 +12,7 @@ from weighted_draws import draws_of, pool_of, prior_of, solve_compiled, targets_
 
 from numpyro_dsn.certificate import Tolerances, certify
 from numpyro_dsn.solver.inputs import Inputs
+from numpyro_dsn.weighted.acceptance import keep_all
 from numpyro_dsn.weighted.targets import in_units
 
 HALF_WIDTH = 4.0
@@ -73,7 +74,8 @@ def inputs_of(fit, seed=0, limit=jnp.inf, eta=None, from_prior=True):
     if eta is None:
         eta, solved = solve_compiled(jnp.zeros(1), prior_of(pool), targets.bounds, 100.0)
         assert solved
-    return Inputs(pool, jnp.array(1), jnp.asarray(eta), targets, jnp.array(from_prior))
+    is_prior = jnp.array(from_prior)
+    return Inputs(pool, jnp.array(1), jnp.asarray(eta), targets, is_prior, keep_all(1))
 
 
 def certificate_of(fit, tolerances=TOLERANCES, **settings):

@@ -9,6 +9,7 @@ from weighted_draws import draws_of, pool_of, targets_of
 
 from numpyro_dsn.certificate import draw_corrected
 from numpyro_dsn.solver.inputs import Inputs
+from numpyro_dsn.weighted.acceptance import keep_all
 
 NUMBER = 20_000
 
@@ -30,7 +31,7 @@ def corrected(flow, start=(0.0, 1.0)):
 
     pool = pool_of(blocks, [density(*one) for one in both])
     is_prior = jnp.array(start == (0.0, 1.0))
-    inputs = Inputs(pool, jnp.array(1), jnp.array([-1.0]), targets_of(-1.0), is_prior)
+    inputs = Inputs(pool, jnp.array(1), jnp.array([-1.0]), targets_of(-1.0), is_prior, keep_all(1))
     return draw_corrected(keys[0], inputs, NUMBER)
 
 

@@ -87,7 +87,7 @@ def test_posterior_has_latents_and_statistics(fit, data):
     assert set(posterior.data_vars) == {"g", "w", "sum", "rate"}
     for chain in range(NUM_CHAINS):
         key = jax.random.fold_in(jax.random.key(1), chain)
-        draws, _ = fit.draw_chain(key, chain, NUM_SAMPLES)
+        draws = fit.draw_chain(key, chain, NUM_SAMPLES).sites
         for name in posterior.data_vars:
             np.testing.assert_array_equal(posterior[name].sel(chain=chain), draws[name])
 

@@ -12,12 +12,14 @@ from weighted_draws import draws_of, evenly_weighted, pool_of, prior_of, targets
 from numpyro_dsn.solver.aim import (
     MAX_OFFSET_NATS,
     Aim,
+    Limits,
     active,
     aimed_exponent,
     offset_move,
     solve,
     weighted_target,
 )
+from numpyro_dsn.weighted.acceptance import keep_all
 from numpyro_dsn.weighted.draws import is_held_out
 from numpyro_dsn.weighted.dual import exponent, tilt
 
@@ -28,7 +30,8 @@ BOTH = jnp.ones(2, bool)
 
 
 def aim_of(eta, aimed):
-    return Aim(jnp.asarray(eta), jnp.array(True), jnp.zeros(()), jnp.asarray(aimed))
+    every = keep_all(len(eta))
+    return Aim(jnp.asarray(eta), jnp.array(True), jnp.zeros(()), jnp.asarray(aimed), every)
 
 
 # The move of the offset --------------------------------------------------------------------------
@@ -126,7 +129,7 @@ def pool():
 
 def solved(pool, asked, offset=0.0, max_nats=0.0, min_ess=200.0):
     targets, zero = targets_of(asked), jnp.zeros(1)
-    return solve(pool, zero, zero + offset, jnp.array(1), targets, min_ess, max_nats)
+    return solve(pool, zero, zero + offset, jnp.array(1), targets, Limits(min_ess, max_nats, False))
 
 
 def test_the_offset_is_added_to_what_the_flow_is_fitted_to(pool):

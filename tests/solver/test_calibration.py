@@ -40,8 +40,8 @@ def log_optimum(problem, z):
 
 def true_distance(result, problem):
     """KL of the fit to the exact optimum on fresh draws, and its standard error."""
-    draws, densities = result.draw_chain(jax.random.key(7), result.chain, NUM_DRAWS)
-    ratio = np.asarray(densities["log_q"]) - log_optimum(problem, draws["z"])
+    draws, log_q, _ = result.draw_chain(jax.random.key(7), result.chain, NUM_DRAWS)
+    ratio = np.asarray(log_q) - log_optimum(problem, draws["z"])
     return ratio.mean(), ratio.std() / np.sqrt(NUM_DRAWS)
 
 

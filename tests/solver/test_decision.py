@@ -13,6 +13,7 @@ from numpyro_dsn.solver.aim import Aim
 from numpyro_dsn.solver.decision import decide, meets, report
 from numpyro_dsn.solver.measurement import Measured, Strays
 from numpyro_dsn.solver.newton_state import first_state
+from numpyro_dsn.weighted.acceptance import keep_all
 from numpyro_dsn.weighted.search import unweighted
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -27,7 +28,7 @@ def measured_with(**values):
     given = {name: jnp.asarray(value, float) for name, value in values.items()}
     vectors = "mean", "mean_se", "residual", "move"
     zeros = {name: jnp.zeros(2 if name in vectors else ()) for name in Measured._fields}
-    return Measured(**(zeros | given))
+    return Measured(**(zeros | {"acceptance": jnp.ones(())} | given))
 
 
 def state_of(value, last, is_solved=True):
@@ -42,21 +43,22 @@ def state_of(value, last, is_solved=True):
 
 
 def decided(after, before, is_solved=True):
-    aim = Aim(ETA, jnp.array(is_solved), jnp.zeros(()), ETA + OFFSET)
+    aim = Aim(ETA, jnp.array(is_solved), jnp.zeros(()), ETA + OFFSET, keep_all(2))
     return decide(RULES, state_of(1.0, 0), state_of(2.0, 1), aim, (after, before))
 
 
 @pytest.mark.parametrize(
-    ("loss", "is_solved", "is_kept"),
+    ("loss", "is_solved", "is_kept", "step_scale"),
     [
-        (-0.5, True, True),
-        (0.9, True, True),
-        (1.1, True, False),  # more than `max_loss`
-        (np.nan, True, False),
-        (5.0, False, True),  # the target has moved: gaps cannot be compared
+        (-0.5, True, True, 1.0),
+        (-0.01, True, True, 0.7),  # hardly a gain
+        (0.9, True, True, 0.7),
+        (1.1, True, False, 0.7),  # more than `max_loss`
+        (np.nan, True, False, 0.7),
+        (5.0, False, True, 1.0),  # the target has moved: gaps cannot be compared
     ],
 )
-def test_an_epoch_that_loses_too_much_is_rejected(loss, is_solved, is_kept):
+def test_an_epoch_that_loses_too_much_is_rejected(loss, is_solved, is_kept, step_scale):
     """The flow, its optimizer and its place are those of before; its draws and eta stay."""
     assert RULES.max_loss == 1.0
     before, after = measured_with(gap=0.3, entropy=1.0), measured_with(gap=0.3 + loss, entropy=2.0)
@@ -65,7 +67,7 @@ def test_an_epoch_that_loses_too_much_is_rejected(loss, is_solved, is_kept):
     assert_array_equal(state.params["x"], expected.params["x"])
     assert_array_equal(OPTIM.get_params(state.training.optim_state)["x"], expected.params["x"])
     assert state.last == expected.last
-    assert state.training.step_scale == (1.0 if is_kept else 0.5)
+    assert_allclose(state.training.step_scale, step_scale, rtol=1e-6)
     assert measured.entropy == (2.0 if is_kept else 1.0)
     assert_array_equal(state.natural_parameters, ETA)
     assert bool(state.solved) is is_solved
@@ -112,6 +114,12 @@ def test_what_has_converged(residual, mean_se, distance, expected):
     assert (RULES.tolerance, RULES.gap_tolerance) == (0.02, 0.05)
     measured = measured_with(residual=[0.0, -residual], mean_se=[0.0, mean_se], distance=distance)
     assert bool(meets(RULES, measured)) is expected
+
+
+def test_a_flow_that_is_mostly_rejected_has_not_converged():
+    good = measured_with(acceptance=RULES.min_acceptance)
+    assert bool(meets(RULES, good))
+    assert not meets(RULES, good._replace(acceptance=good.acceptance - 0.01))
 
 
 def test_an_epoch_is_reported_in_the_statistics_own_units():

@@ -10,6 +10,7 @@ from weighted_draws import draws_of, evenly_weighted, pool_of, prior_of, solve_c
 
 from numpyro_dsn.solver.aim import Aim
 from numpyro_dsn.solver.measurement import count_strays, gap_to, measure
+from numpyro_dsn.weighted.acceptance import keep_all
 from numpyro_dsn.weighted.dual import tilt
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -73,7 +74,7 @@ def measured(blocks, own_draws):
 
     pool = pool_of(blocks, [log_prior, lambda flat: norm.logpdf(flat[:, 0], MEAN, STD)])
     eta, index = jnp.ones(1), jnp.array(1)
-    aim = Aim(eta, jnp.array(True), tilt(eta, prior_of(pool)).log_normalizer, eta)
+    aim = Aim(eta, jnp.array(True), tilt(eta, prior_of(pool)).log_normalizer, eta, keep_all(1))
     return measure(pool, index, index, aim, targets_of(1.0), own_draws)
 
 

@@ -162,58 +162,40 @@ def test_steps_without_a_finite_gradient_are_left_out(rng_key):
 
 # Blocks ------------------------------------------------------------------------------------------
 
-BLOCKS = Blocks(least_gain=0.1, shrink=0.6, min_step=0.05, num_validation=NUM_DRAWS)
+BLOCKS = Blocks(least_gain=0.1, num_validation=NUM_DRAWS)
 NOTHING = target_of(GRID, 0.0)
 
 
-def fit_with(losses, monkeypatch, rng_key, step_scale=1.0):
+def fit_with(losses, monkeypatch, rng_key):
     """Training whose parameters are a number of blocks, each with this loss on held-out draws."""
     calls = []
 
     def fit(key, training, target, *fixed):
-        calls.append(float(training.step_scale))
+        calls.append(key)
         return training._replace(params=len(calls))
 
     monkeypatch.setattr(module, "fit_to_weights", fit)
     monkeypatch.setattr(module, "log_prob", lambda flow, params, flat: params)
     monkeypatch.setattr(module, "judge", lambda params, *_: jnp.asarray(losses[params]))
     problem = SimpleNamespace(flow=None, optim=None, num_steps=10)
-    start = Training(None, 0, jnp.asarray(step_scale))
-    return fit_in_blocks(rng_key, start, NOTHING, problem, SETTINGS, BLOCKS), calls
+    start = Training(None, 0, jnp.ones(()))
+    end = fit_in_blocks(rng_key, start, NOTHING, problem, SETTINGS, BLOCKS)
+    return end.params, len(calls)
 
 
 def test_training_goes_on_while_held_out_draws_see_a_gain(monkeypatch, rng_key):
-    end, steps = fit_with([4.0, 3.0, 2.0, 1.0, 0.5], monkeypatch, rng_key)
-    assert steps == [1.0] * NUM_BLOCKS
-    assert end.params == NUM_BLOCKS
-    assert end.step_scale == 1.0
+    losses = [4.0, 3.0, 2.0, 1.0, 0.5]
+    assert fit_with(losses, monkeypatch, rng_key) == (NUM_BLOCKS, NUM_BLOCKS)
 
 
 @pytest.mark.parametrize("loss", [3.5, np.nan])
-def test_a_block_that_loses_is_undone(loss, monkeypatch, rng_key):
-    """It ends the training, and the next epoch has shorter steps."""
-    end, steps = fit_with([3.0, loss, 0.0], monkeypatch, rng_key)
-    assert_allclose(steps, [1.0])
-    assert end.params == 0
-    assert_allclose(end.step_scale, 0.6, rtol=1e-6)
+def test_a_block_that_loses_is_undone_and_the_last(loss, monkeypatch, rng_key):
+    assert fit_with([3.0, loss, 0.0], monkeypatch, rng_key) == (0, 1)
+    assert fit_with([4.0, 3.0, loss, 0.0], monkeypatch, rng_key) == (1, 2)
 
 
-def test_a_block_that_hardly_changes_the_loss_is_kept(monkeypatch, rng_key):
-    end, steps = fit_with([3.0, 3.05, 0.0], monkeypatch, rng_key)
-    assert len(steps) == 1
-    assert end.params == 1
-
-
-def test_steps_are_as_long_after_an_epoch_with_a_gain(monkeypatch, rng_key):
-    end, steps = fit_with([3.0, 2.0, 2.5, 0.0], monkeypatch, rng_key)
-    assert_allclose(steps, [1.0, 1.0])
-    assert end.params == 1
-    assert_allclose(end.step_scale, 1.0)
-
-
-def test_steps_shrink_no_further_than_the_smallest(monkeypatch, rng_key):
-    end, _ = fit_with([3.0, 3.5], monkeypatch, rng_key, step_scale=0.06)
-    assert_allclose(end.step_scale, BLOCKS.min_step, rtol=1e-6)
+def test_a_block_that_hardly_changes_the_loss_is_kept_and_the_last(monkeypatch, rng_key):
+    assert fit_with([3.0, 3.05, 0.0], monkeypatch, rng_key) == (1, 1)
 
 
 # Compilation -------------------------------------------------------------------------------------

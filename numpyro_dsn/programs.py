@@ -1,0 +1,157 @@
+"""Compiled functions of a fit: draws, densities, simulations, and which draws are kept."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from numpyro_dsn.fit import Fit
+from numpyro_dsn.program import Program, constrain, simulate, unconstrain
+from numpyro_dsn.program.simulation import Simulation
+from numpyro_dsn.status import warn
+from numpyro_dsn.weighted.acceptance import Acceptance, log_acceptance
+from numpyro_dsn.weighted.compilation import quick_jit
+from numpyro_dsn.weighted.draws import Draws
+from numpyro_dsn.weighted.targets import Targets, in_units
+
+BATCH_SIZE = 1000
+
+MAX_BATCHES = 100
+"""Batches of draws after which those that were kept must do."""
+
+Sites = dict[str, Array]
+Params = dict[str, Array]
+
+
+class FitDraws(NamedTuple):
+    """Simulated draws of a fit, each field with a leading axis ``num_samples``.
+
+    sites
+        Value of every sample and deterministic site.
+    log_q, log_prior
+        Log density of the fit and of the prior on the constrained space, in nats.
+    """
+
+    sites: Sites
+    log_q: Array
+    log_prior: Array
+
+
+def constrain_program(program: Program) -> Callable[[Array], Sites]:
+    """Return a compiled function from flat vectors, shape ``(n, D)``, to latent sites."""
+    return quick_jit(jax.vmap(lambda flat: constrain(program, flat)[0]))
+
+
+def draw_program(fit: Fit) -> Callable[[Array, Params, int], tuple[Sites, Array]]:
+    """Return a compiled function of a key, parameters and a number that draws from the flow."""
+
+    @partial(quick_jit, static_argnums=2)
+    def draw_all(rng_key: Array, params: Params, num_samples: int) -> tuple[Sites, Array]:
+        def draw(key: Array) -> tuple[Sites, Array]:
+            flat, log_q = fit.flow.draw(key, params)
+            latents, log_det = constrain(fit.program, flat)
+            return latents, log_q - log_det
+
+        keys = jax.random.split(rng_key, num_samples)
+        return jax.lax.map(draw, keys, batch_size=BATCH_SIZE)
+
+    return draw_all
+
+
+def density_program(fit: Fit) -> Callable[[Params, Sites], Array]:
+    """Return a compiled function of parameters and latents: the flow's log density at them."""
+    program = fit.program
+
+    def density(params: Params, latents: Sites) -> Array:
+        inside = [jnp.all(program.supports[name](latents[name])) for name in program.supports]
+        flat, log_det = unconstrain(program, latents)
+        # The ends of a support are infinitely far in unconstrained space: no density there.
+        inside.append(jnp.all(jnp.isfinite(flat)))
+        value = fit.flow.log_prob(params, flat[None])[0] - log_det
+        return jnp.where(jnp.all(jnp.stack(inside)), value, -jnp.inf)
+
+    return jax.jit(jax.vmap(density, (None, 0)))
+
+
+def simulation_program(
+    program: Program, args: tuple, kwargs: dict
+) -> Callable[[Array, Sites], Simulation]:
+    """Return a compiled function of a key and latents that simulates each once."""
+
+    def run(key_and_latents: tuple[Array, Sites]) -> Simulation:
+        key, latents = key_and_latents
+        return simulate(key, program.model, latents, program.constraints, args, kwargs)
+
+    @jax.jit
+    def run_all(rng_key: Array, latents: Sites) -> Simulation:
+        keys = jax.random.split(rng_key, len(jax.tree.leaves(latents)[0]))
+        return jax.lax.map(run, (keys, latents), batch_size=BATCH_SIZE)
+
+    return run_all
+
+
+@quick_jit
+def log_kept(rule: Acceptance, targets: Targets, log_q: Array, run: Simulation) -> Array:
+    """Return the log probability that each draw of a flow is kept, shape ``(num_samples,)``.
+
+    Parameters
+    ----------
+    rule
+        Which draws are kept.
+    targets
+        Targets with their units.
+    log_q
+        Log density of the flow at the draws, on the constrained space.
+    run
+        The draws, simulated.
+    """
+    size, num_constraints = run.statistics.shape
+    none = jnp.zeros((size, 0))
+    draws = Draws(
+        flat=none,
+        statistics=run.statistics,
+        noise=jnp.zeros((size, 0, num_constraints)),
+        log_prior=run.log_prior,
+        log_det=jnp.zeros(size),
+        finite=jnp.all(jnp.isfinite(run.statistics), axis=-1) & jnp.isfinite(run.log_prior),
+    )
+    return log_acceptance(rule, log_q, in_units(draws, targets))
+
+
+def draw_until(
+    rng_key: Array, draw: Callable[[Array], tuple[FitDraws, Array]], num_samples: int
+) -> FitDraws:
+    """Draw, keep some, and draw again until there are enough.
+
+    Parameters
+    ----------
+    rng_key
+        Key of everything.
+    draw
+        Function of a key that returns draws and the log probability that each is kept.
+    num_samples
+        Number of draws to return.
+    """
+    kept: list[Any] = []
+    for index in range(MAX_BATCHES):
+        draw_key, choice_key = jax.random.split(jax.random.fold_in(rng_key, index))
+        draws, log_probability = draw(draw_key)
+        threshold = np.log(np.asarray(jax.random.uniform(choice_key, log_probability.shape)))
+        chosen = threshold < np.asarray(log_probability)
+        kept.append(jax.tree.map(lambda leaf: np.asarray(leaf)[chosen], draws))  # noqa: B023
+        if sum(len(batch.log_q) for batch in kept) >= num_samples:
+            break
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *kept)
+    found = len(joined.log_q)
+    if found < num_samples:
+        warn(
+            f"Of {MAX_BATCHES * num_samples:,} draws of the flow only {found:,} belong to the fit; "
+            f"{'these are repeated' if found else 'draws that do not are returned'}. See "
+            "`result.certificate`; a fit with more epochs may keep more."
+        )
+        joined, found = (joined, found) if found else (draws, num_samples)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf[np.arange(num_samples) % found]), joined)
