@@ -4,11 +4,16 @@ import os
 import zlib
 
 import jax
+import jaxlib
 import numpy as np
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # for subprocesses; jax itself was imported before
 os.environ["MPLBACKEND"] = "Agg"
+# Compiling takes far longer than tests run. XLA stops at a flag that it does not know.
+if jaxlib.__version__.startswith("0.10."):
+    fewer = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
+    os.environ.setdefault("XLA_FLAGS", fewer)
 
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 jax.config.update("jax_numpy_rank_promotion", "raise")

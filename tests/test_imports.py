@@ -29,6 +29,7 @@ LINE = [
     # it takes a result as an argument and never imports its class.
     "inference_data",
     "fit",
+    "programs",
     "result",
     "build",
     "dsn",

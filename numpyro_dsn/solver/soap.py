@@ -1,5 +1,6 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioner."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -78,7 +79,9 @@ class SOAP(_NumPyroOptim):
 
 def _matrices(leaf: Array) -> Array:
     """Return a leaf as a batch of matrices, if it has any."""
-    return leaf.reshape(-1, *leaf.shape[-2:]) if leaf.ndim >= 2 else leaf
+    if leaf.ndim < 2:
+        return leaf
+    return leaf.reshape(math.prod(leaf.shape[:-2]), *leaf.shape[-2:])
 
 
 def _start(leaf: Array) -> _LeafState:

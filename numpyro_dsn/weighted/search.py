@@ -84,7 +84,9 @@ def search_prior(
     kept = quick_jit(unweighted)(first)
     found = _look(kept, jnp.zeros_like(targets.unit), targets, min_ess)
     for index in range(1, max_batches):
-        if not np.any(np.asarray(kept.draws.finite)) or (found.solved and float(found.ess) >= min_ess):
+        if not np.any(np.asarray(kept.draws.finite)) or (
+            found.solved and float(found.ess) >= min_ess
+        ):
             break
         draw_key, choice_key = jax.random.split(jax.random.fold_in(rng_key, index))
         new = simulate(draw_key)

@@ -75,8 +75,8 @@ def test_a_draw_whose_statistics_are_not_finite_is_never_kept():
 def test_every_draw_can_be_kept(pool):
     found = accepted(pool, jnp.array(1), keep_all(1))
     assert_allclose(found.log_q, pool.log_q[1], rtol=1e-6)
-    assert found.rate == 1.0
-    assert found.rate_variance == 0.0
+    assert_allclose(found.rate, 1.0, rtol=1e-5)
+    assert found.rate_variance < 1e-9
 
 
 def test_the_density_of_a_flow_some_of_whose_circuits_fail(pool):
@@ -87,4 +87,4 @@ def test_the_density_of_a_flow_some_of_whose_circuits_fail(pool):
     error = 4 * jnp.sqrt(found.rate_variance)
     assert abs(found.rate / norm.cdf(2.0, 0.8, 1.5) - 1) < error
     expected = pool.log_q[1] - jnp.log(found.rate)
-    assert_allclose(found.log_q[1][runs[1]], expected[runs[1]], rtol=1e-4)
+    assert_allclose(found.log_q[1][runs[1]], expected[1][runs[1]], rtol=1e-4)
