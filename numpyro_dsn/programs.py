@@ -41,25 +41,14 @@ class FitDraws(NamedTuple):
     log_prior: Array
 
 
-def constrain_program(program: Program) -> Callable[[Array], Sites]:
-    """Return a compiled function from flat vectors, shape ``(n, D)``, to latent sites."""
-    return quick_jit(jax.vmap(lambda flat: constrain(program, flat)[0]))
+@partial(quick_jit, static_argnames=("flow", "num_samples"))
+def draw_flat(flow: Any, rng_key: Array, params: Params, num_samples: int) -> tuple[Array, Array]:
+    """Return draws of a flow in unconstrained space and their log densities there.
 
-
-def draw_program(fit: Fit) -> Callable[[Array, Params, int], tuple[Sites, Array]]:
-    """Return a compiled function of a key, parameters and a number that draws from the flow."""
-
-    @partial(quick_jit, static_argnums=2)
-    def draw_all(rng_key: Array, params: Params, num_samples: int) -> tuple[Sites, Array]:
-        def draw(key: Array) -> tuple[Sites, Array]:
-            flat, log_q = fit.flow.draw(key, params)
-            latents, log_det = constrain(fit.program, flat)
-            return latents, log_q - log_det
-
-        keys = jax.random.split(rng_key, num_samples)
-        return jax.lax.map(draw, keys, batch_size=BATCH_SIZE)
-
-    return draw_all
+    Shapes are ``(num_samples, D)`` and ``(num_samples,)``; all fits of a size share the program.
+    """
+    keys = jax.random.split(rng_key, num_samples)
+    return jax.lax.map(lambda key: flow.draw(key, params), keys, batch_size=BATCH_SIZE)
 
 
 def density_program(fit: Fit) -> Callable[[Params, Sites], Array]:
@@ -75,6 +64,11 @@ def density_program(fit: Fit) -> Callable[[Params, Sites], Array]:
         return jnp.where(jnp.all(jnp.stack(inside)), value, -jnp.inf)
 
     return jax.jit(jax.vmap(density, (None, 0)))
+
+
+def constrain_program(program: Program) -> Callable[[Array], tuple[Sites, Array]]:
+    """Return a compiled function from flat vectors to latent sites and log determinants."""
+    return quick_jit(jax.vmap(partial(constrain, program)))
 
 
 def simulation_program(

@@ -26,7 +26,7 @@ from numpyro_dsn.programs import (
     Sites,
     constrain_program,
     density_program,
-    draw_program,
+    draw_flat,
     draw_until,
     log_kept,
     simulation_program,
@@ -183,9 +183,11 @@ class DSNResult:
 
         def draw(key: Array) -> tuple[FitDraws, Array]:
             draw_key, noise_key = jax.random.split(key)
-            latents, log_q = self._draw(draw_key, self.flow_params_of(chain), num_samples)
+            params = self.flow_params_of(chain)
+            flat, log_q = draw_flat(self.fit.flow, draw_key, params, num_samples)
+            latents, log_det = self._constrain(flat)
             run = self._simulate_as_fitted(noise_key, latents)
-            log_q, log_probability = self._of_fit(chain, log_q, run)
+            log_q, log_probability = self._of_fit(chain, log_q - log_det, run)
             return FitDraws(run.sites, log_q, run.log_prior), log_probability
 
         if not self._rejects:
@@ -222,7 +224,7 @@ class DSNResult:
             raise ValueError("The prior is improper and has no draws; bound it to sample it.")
         draw_key, noise_key = jax.random.split(rng_key)
         flat = prior(draw_key, num_samples)
-        return self._simulate_as_fitted(noise_key, self._constrain(flat)).sites
+        return self._simulate_as_fitted(noise_key, self._constrain(flat)[0]).sites
 
     def log_prob(self, values: Sites) -> Array:
         """Return the log density of the fit on the constrained space.
@@ -356,15 +358,11 @@ class DSNResult:
         """
         draw_key, noise_key = jax.random.split(rng_key)
         flat, ess = draw_corrected(draw_key, self.inputs, num_samples)
-        return self._simulate_as_fitted(noise_key, self._constrain(flat)).sites, ess
+        return self._simulate_as_fitted(noise_key, self._constrain(flat)[0]).sites, ess
 
     @cached_property
     def _constrain(self) -> Any:
         return constrain_program(self.fit.program)
-
-    @cached_property
-    def _draw(self) -> Any:
-        return draw_program(self.fit)
 
     @cached_property
     def _log_prob(self) -> Any:

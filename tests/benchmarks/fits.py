@@ -41,9 +41,12 @@ def simulations_of(result: Any) -> float:
 
 
 def seconds_to(result: Any, gap: float = GAP) -> float:
-    """Return the seconds of a fit until its gap was reached for the first time; NaN if never."""
-    reached = np.flatnonzero(gaps_of(result) <= gap)
-    return float(np.cumsum(result.history.seconds)[reached[0]]) if len(reached) else np.nan
+    """Return the seconds of a fit until its gap was reached for the first time; NaN if never.
+
+    The start is no fit: its gap is that of the prior to itself.
+    """
+    reached = np.flatnonzero(gaps_of(result)[1:] <= gap)
+    return float(np.cumsum(result.history.seconds)[1 + reached[0]]) if len(reached) else np.nan
 
 
 def epochs_of(result: Any) -> int:

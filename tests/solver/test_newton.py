@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 import pytest
 from closed_forms import CLOSED_FORMS
 from newton_fits import QUICK, quick_dsn, run_quietly
+from numpy.testing import assert_allclose
 from small_fits import are_identical
 
 from numpyro_dsn import DSN, Status, behavior
@@ -238,3 +239,33 @@ def test_improper_prior(guide):
     result = dsn.run(jax.random.key(0), progress_bar=False)
     require_exact(result, problem)
     assert "cannot be told" in result.certificate.verdict
+
+
+# Draws that the circuit keeps --------------------------------------------------------------------
+
+
+def test_the_density_of_a_fit_is_normalized_and_that_of_its_draws(truncated):
+    """Of the flow cut down to the optimum, by the midpoint rule on the support."""
+    z = (jnp.arange(4000) + 0.5) / 4000
+    density = np.exp(np.asarray(truncated.log_prob({"z": z})))
+    rate = truncated.measured.acceptance
+    assert 0.8 < rate < 1
+    error = 4 * np.sqrt((1 - rate) / rate / QUICK.num_draws)
+    assert abs(density.mean() - 1) < error
+    draws = truncated.draw_chain(jax.random.key(3), 0, 5000)
+    of_draws = truncated.log_prob({"z": draws.sites["z"]})
+    assert_allclose(draws.log_q, of_draws, atol=1e-3)
+    mean = float((density * np.asarray(z)).mean())
+    values = np.asarray(draws.sites["z"])
+    assert abs(values.mean() - mean) < 4 * values.std() / np.sqrt(5000) + error
+
+
+def test_a_fit_is_never_denser_than_the_optimum_by_more_than_what_is_kept(truncated):
+    """q_a <= p_eta / A, at the eta of its epoch."""
+    problem = CLOSED_FORMS["truncated exponential"]
+    z = (jnp.arange(1000) + 0.5) / 1000
+    exponent = (np.asarray(z) - 0.3) * problem.natural_parameters[0]
+    ratio = np.asarray(truncated.log_prob({"z": z})) - (exponent - problem.entropy)
+    # The exact eta is known to a few per cent, over deviations of at most 0.7.
+    slack = 0.7 * 0.03 * np.abs(problem.natural_parameters[0])
+    assert ratio.max() < -np.log(truncated.measured.acceptance) + slack
