@@ -86,7 +86,7 @@ def meets(rules: Rules, measured: Measured) -> Array:
 
     The flow must also be good enough alone for most of its draws to be kept.
     """
-    worst = jnp.max(jnp.abs(measured.residual) + 2 * measured.mean_se)
+    worst = jnp.max(jnp.abs(measured.residual) + measured.mean_se)
     close = (worst <= rules.tolerance) & (measured.distance <= rules.gap_tolerance)
     return close & (measured.acceptance >= rules.min_acceptance)
 

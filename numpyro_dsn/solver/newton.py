@@ -71,7 +71,7 @@ class DualNewton(NamedTuple):
         Factor of the steps after an epoch that does not lower the gap by a tenth, and the fraction
         of the first at which a fit is at rest.
     tolerance
-        Largest violation, plus two standard errors, in units of what was asked.
+        Largest violation, plus a standard error, in units of what was asked.
     gap_tolerance
         Largest divergence to the tilted prior, plus a standard error and what the violation is
         worth, in nats.
