@@ -68,7 +68,11 @@ def density_program(fit: Fit) -> Callable[[Params, Sites], Array]:
 
 def constrain_program(program: Program) -> Callable[[Array], tuple[Sites, Array]]:
     """Return a compiled function from flat vectors to latent sites and log determinants."""
-    return quick_jit(jax.vmap(partial(constrain, program)))
+
+    def to_latents(flat: Array) -> tuple[Sites, Array]:
+        return constrain(program, flat)
+
+    return quick_jit(jax.vmap(to_latents))
 
 
 def simulation_program(
