@@ -127,7 +127,9 @@ def _estimate(inputs: Inputs) -> tuple[dict[str, Array], Array]:
     gap, gap_se = gap_to(pool, log_weights(pool, log_q, used), log_q, *known)
     flow_gap, _ = gap_to(pool, log_weights(pool, alone, used), alone, *known)
     everything = tilt(eta, weighted_prior(pool))
-    at_limit = jnp.abs(pool.draws.statistics) >= inputs.targets.limit[None, None]
+    # But for rounding: bounded statistics are at their limit.
+    limit = (1 - 1e-5) * inputs.targets.limit
+    at_limit = jnp.abs(pool.draws.statistics) >= limit[None, None]
     weights = jnp.exp(everything.log_weights).reshape(at_limit.shape[:2])
     own = jax.tree.map(lambda leaf: leaf[inputs.last], pool.draws)
     log_optimum = own.log_prior + exponent(eta, own.statistics, own.noise) - tilted.log_normalizer

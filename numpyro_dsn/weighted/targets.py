@@ -71,11 +71,15 @@ def measure_units(
 
 
 def in_units(draws: Draws, targets: Targets) -> Draws:
-    """Return draws whose statistics are in units about the target, and bounded."""
+    """Return draws whose statistics are in units about the target, and bounded.
+
+    All statistics of a draw are scaled down together. Bounded apart, a mean and a second moment
+    that are both far out could outweigh each other, and what blows up would have a density.
+    """
     scaled = (draws.statistics - targets.origin[None]) / targets.unit[None]
-    limit = targets.limit[None]
+    excess = jnp.max(jnp.abs(scaled) / targets.limit[None], axis=-1, keepdims=True)
     return draws._replace(
-        statistics=jnp.where(draws.finite[:, None], jnp.clip(scaled, -limit, limit), 0.0),
+        statistics=jnp.where(draws.finite[:, None], scaled / jnp.maximum(excess, 1.0), 0.0),
         noise=draws.noise / targets.unit[None, None],
     )
 

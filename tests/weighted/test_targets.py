@@ -128,12 +128,20 @@ def test_draws_that_failed_have_no_part_in_units():
     assert_allclose(none.unit, [1.0])
 
 
+def test_all_statistics_of_a_draw_are_bounded_together():
+    """x = -2000 with (x, x^2): bounded apart, +eta x would make up for -eta x^2."""
+    raw = draws_of(jnp.zeros((2, 1)), jnp.array([[-2000.0, 4e6], [5.0, 25.0]]))
+    targets = targets_of([0.0, 0.0], limit=60.0)
+    scaled = in_units(raw, targets).statistics
+    assert_allclose(scaled, [[-0.03, 60.0], [5.0, 25.0]], rtol=1e-5)
+
+
 def test_statistics_are_bounded_and_counted():
     raw = draws_of(jnp.zeros((4, 1)), jnp.array([[1.0], [121.0], [-400.0], [jnp.nan]]))
     raw = raw._replace(finite=jnp.arange(4) < 3, noise=jnp.ones((4, 1, 1)))
     targets = targets_of(0.0, unit=2.0, limit=60.0)
     scaled = in_units(raw, targets)
-    assert_allclose(scaled.statistics[:, 0], [0.5, 60.0, -60.0, 0.0])
+    assert_allclose(scaled.statistics[:, 0], [0.5, 60.0, -60.0, 0.0], rtol=1e-5)
     assert_allclose(scaled.noise[:, 0, 0], 0.5)
     assert_array_equal(is_beyond(raw, targets)[:, 0], [False, True, True, False])
 
