@@ -10,15 +10,19 @@ import numpy as np
 from jax import Array
 
 from numpyro_dsn.fit import Fit
-from numpyro_dsn.program import Program, constrain, simulate, unconstrain
-from numpyro_dsn.program.simulation import Simulation
+from numpyro_dsn.program import (
+    BATCH_SIZE,
+    Program,
+    Simulation,
+    constrain,
+    simulate_many,
+    unconstrain,
+)
 from numpyro_dsn.status import warn
 from numpyro_dsn.weighted.acceptance import Acceptance, log_acceptance
 from numpyro_dsn.weighted.compilation import quick_jit
 from numpyro_dsn.weighted.draws import Draws
 from numpyro_dsn.weighted.targets import Targets, in_units
-
-BATCH_SIZE = 1000
 
 MAX_BATCHES = 100
 """Batches of draws after which those that were kept must do."""
@@ -80,14 +84,10 @@ def simulation_program(
 ) -> Callable[[Array, Sites], Simulation]:
     """Return a compiled function of a key and latents that simulates each once."""
 
-    def run(key_and_latents: tuple[Array, Sites]) -> Simulation:
-        key, latents = key_and_latents
-        return simulate(key, program.model, latents, program.constraints, args, kwargs)
-
     @jax.jit
     def run_all(rng_key: Array, latents: Sites) -> Simulation:
         keys = jax.random.split(rng_key, len(jax.tree.leaves(latents)[0]))
-        return jax.lax.map(run, (keys, latents), batch_size=BATCH_SIZE)
+        return simulate_many(keys, program.model, latents, program.constraints, args, kwargs)
 
     return run_all
 

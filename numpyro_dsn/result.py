@@ -19,8 +19,7 @@ from numpyro_dsn.certificate import (
 )
 from numpyro_dsn.fit import Fit
 from numpyro_dsn.inference_data import save_arrays
-from numpyro_dsn.program import require_latents
-from numpyro_dsn.program.simulation import Simulation
+from numpyro_dsn.program import Simulation, require_latents
 from numpyro_dsn.programs import (
     FitDraws,
     Sites,

@@ -1,8 +1,11 @@
 """Small models that several tests read."""
 
+import jax
+import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.contrib.control_flow import scan
 
 from numpyro_dsn import DSNWarning, behavior
 from numpyro_dsn.constraints import Moments
@@ -49,3 +52,10 @@ def read_quietly(rng_key, model, stated, *args, **kwargs):
 def parametric():
     gain = numpyro.param("gain", 2.0, constraint=dist.constraints.positive)
     numpyro.deterministic("rate", gain * draw_z())
+
+
+def noise_in_scan():
+    def step(carry, _):
+        return carry + jax.random.normal(numpyro.prng_key()), None
+
+    numpyro.deterministic("x", scan(step, draw_z(), jnp.zeros(3))[0])

@@ -12,9 +12,9 @@ from jax.typing import ArrayLike
 from numpyro_dsn.baselines._problem import Problem, as_problem
 from numpyro_dsn.baselines.densities import prior_sampler, to_latents
 from numpyro_dsn.baselines.distance import Distance, behavior_distance
-from numpyro_dsn.baselines.output import BATCH_SIZE, by_chain, simulate_draws, to_data
+from numpyro_dsn.baselines.output import by_chain, simulate_draws, to_data
 from numpyro_dsn.inference_data import Coords, Dims
-from numpyro_dsn.program import constrain, simulate
+from numpyro_dsn.program import BATCH_SIZE, constrain, simulate
 from numpyro_dsn.result import DSNResult
 
 MIN_ACCEPTED = 4

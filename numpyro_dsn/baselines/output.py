@@ -10,9 +10,7 @@ from numpyro.diagnostics import effective_sample_size
 
 from numpyro_dsn.baselines._problem import Problem
 from numpyro_dsn.inference_data import Coords, Dims, sites_dataset, to_container
-from numpyro_dsn.program import Program, Simulation, simulate
-
-BATCH_SIZE = 1000
+from numpyro_dsn.program import Program, Simulation, simulate_many
 
 
 def simulate_draws(keys: Array, problem: Problem, latents: dict[str, Array]) -> Simulation:
@@ -31,10 +29,7 @@ def simulate_draws(keys: Array, problem: Problem, latents: dict[str, Array]) -> 
 
     @jax.jit
     def run_all(keys: Array, latents: dict[str, Array]) -> Simulation:
-        def run(pair: tuple[Array, dict[str, Array]]) -> Simulation:
-            return simulate(pair[0], program.model, pair[1], program.constraints, args, kwargs)
-
-        return jax.lax.map(run, (keys, latents), batch_size=BATCH_SIZE)
+        return simulate_many(keys, program.model, latents, program.constraints, args, kwargs)
 
     return run_all(keys, latents)
 

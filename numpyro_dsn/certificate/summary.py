@@ -87,12 +87,16 @@ def _certificate_lines(certificate: Certificate) -> list[str]:
     missed = "cannot tell"
     if not np.isnan(certificate.missed_mass):
         missed = f"{certificate.missed_mass:.1%} +- {certificate.missed_mass_se:.1%}"
+    kept = (
+        f"draws of the flow that the circuit keeps: {certificate.acceptance:.1%}; with all of them "
+        f"the distance is {certificate.flow_gap:.4f} nats"
+    )
     return [
         f"distance to maximum entropy {certificate.gap:.4f} +- {certificate.gap_se:.4f} nats, "
         f"effective draws {certificate.ess:.0f}, Pareto k {certificate.pareto_k:.2f}",
         f"mass of the optimum that is not covered: {missed}",
-        f"draws of the flow that the circuit keeps: {certificate.acceptance:.1%}; with all of them "
-        f"the distance is {certificate.flow_gap:.4f} nats",
+        # Without rejection the two are one number.
+        *([kept] if certificate.flow_gap != certificate.gap else []),
         *textwrap.wrap(certificate.verdict, LINE_LENGTH),
     ]
 

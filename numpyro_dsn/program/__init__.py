@@ -6,10 +6,11 @@ from numpyro_dsn.program.latents import require_latents
 from numpyro_dsn.program.prior import draw_prior
 from numpyro_dsn.program.program import Behavior, Model, Program
 from numpyro_dsn.program.reading import read
-from numpyro_dsn.program.simulation import Simulation, simulate
+from numpyro_dsn.program.simulation import BATCH_SIZE, Simulation, simulate, simulate_many
 from numpyro_dsn.program.statements import stated_bounds, stated_units, with_behavior
 
 __all__ = [
+    "BATCH_SIZE",
     "Behavior",
     "Model",
     "Program",
@@ -22,6 +23,7 @@ __all__ = [
     "read",
     "require_latents",
     "simulate",
+    "simulate_many",
     "split",
     "stated_bounds",
     "stated_units",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from numpyro import handlers
@@ -10,6 +11,9 @@ from numpyro import handlers
 from numpyro_dsn.constraints import Constraint
 from numpyro_dsn.primitives import stated_behaviors
 from numpyro_dsn.program.program import Model
+
+BATCH_SIZE = 1000
+"""Circuits that are simulated at once."""
 
 
 class Simulation(NamedTuple):
@@ -72,3 +76,23 @@ def simulate(
     }
     # Counts and decisions have means that are no integers, and derivatives need floats.
     return Simulation(log_prior, jnp.concatenate(statistics).astype(float), values)
+
+
+def simulate_many(
+    keys: Array,
+    model: Model,
+    latents: dict[str, Array],
+    constraints: Mapping[str, Constraint] | None,
+    args: tuple,
+    kwargs: dict,
+) -> Simulation:
+    """Run many circuits, each once and with a key of its own.
+
+    Arguments are those of :func:`simulate`; keys and latents have a leading axis ``num_draws``, and
+    so has the result.
+    """
+
+    def run(pair: tuple[Array, dict[str, Array]]) -> Simulation:
+        return simulate(pair[0], model, pair[1], constraints, args, kwargs)
+
+    return jax.lax.map(run, (keys, latents), batch_size=BATCH_SIZE)

@@ -105,8 +105,8 @@ class DualNewton(NamedTuple):
     def default_optim(self, follows_gradients: bool) -> Any:
         """Return the optimizer, whose steps shrink as a fit comes closer.
 
-        A density that is thin in some directions needs steps that differ between them: on weighted
-        draws SOAP has them, and finds a thin sheet where Adam does not.
+        A density that is thin in some directions needs steps that differ between them. SOAP has
+        them; fits by gradients use Adam.
         """
         return adam(5e-3, 0.99) if follows_gradients else soap(5e-3)
 

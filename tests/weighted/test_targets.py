@@ -141,7 +141,7 @@ def test_statistics_are_bounded_and_counted():
     raw = raw._replace(finite=jnp.arange(4) < 3, noise=jnp.ones((4, 1, 1)))
     targets = targets_of(0.0, unit=2.0, limit=60.0)
     scaled = in_units(raw, targets)
-    assert_allclose(scaled.statistics[:, 0], [0.5, 60.0, -60.0, 0.0], rtol=1e-5)
+    assert_allclose(scaled.statistics[:, 0], [0.5, 60.0, -60.0, 0.0], rtol=1e-6)
     assert_allclose(scaled.noise[:, 0, 0], 0.5)
     assert_array_equal(is_beyond(raw, targets)[:, 0], [False, True, True, False])
 
