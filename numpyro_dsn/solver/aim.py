@@ -1,5 +1,6 @@
 """What an epoch of the dual Newton method aims at: the tilted prior, and an offset beside it."""
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from jax import Array
 from jax.scipy.special import logsumexp
 
 from numpyro_dsn.solver.training import WeightedTarget
-from numpyro_dsn.weighted.acceptance import Acceptance, keep_all
+from numpyro_dsn.weighted.acceptance import Acceptance
 from numpyro_dsn.weighted.compilation import quick_jit
 from numpyro_dsn.weighted.draws import Pool, log_weights, softmax, training
 from numpyro_dsn.weighted.dual import (
@@ -58,13 +59,13 @@ class Limits(NamedTuple):
     max_nats
         Divergence that an epoch may also cross where no draws know the solution; zero to wait
         until they do.
-    rejects
-        Whether draws of the flow are rejected by their statistics.
+    envelope
+        How many times its own density a flow may have after draws are rejected; zero to keep all.
     """
 
     min_ess: float
     max_nats: float
-    rejects: bool
+    envelope: float
 
 
 def weighted_prior(pool: Pool, used: Array | None = None) -> Weighted:
@@ -100,7 +101,7 @@ def solve(
     targets
         Targets with their units.
     limits
-        How far to go, and whether the circuit rejects draws.
+        How far to go, and whether draws are rejected.
     """
     draws, bounds = weighted_prior(pool), targets.bounds
     eta, solved = solve_dual(start, draws, bounds, limits.min_ess)
@@ -111,7 +112,8 @@ def solve(
         eta = jnp.where(solved, eta, far)
     aimed = of_allowed_sign(eta + offset, bounds)
     log_normalizer = tilt(eta, draws).log_normalizer
-    kept = Acceptance(eta, log_normalizer) if limits.rejects else keep_all(eta.size)
+    log_level = log_normalizer + math.log(limits.envelope) if limits.envelope else -jnp.inf
+    kept = Acceptance(eta, jnp.full_like(log_normalizer, log_level))
     return Aim(eta, solved, log_normalizer, aimed, kept)
 
 

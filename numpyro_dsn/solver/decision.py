@@ -14,20 +14,16 @@ from numpyro_dsn.solver.newton_state import NewtonState
 from numpyro_dsn.solver.state import Best, keep_best, strong
 from numpyro_dsn.weighted.compilation import quick_jit
 
-LEAST_GAIN = 0.9
-"""Factor by which an epoch lowers the gap if its steps are not too long."""
-
-
 class Rules(NamedTuple):
     """What an epoch is judged by; fields as in :class:`~numpyro_dsn.DualNewton`."""
 
     tolerance: float
     gap_tolerance: float
     max_loss: float
+    least_gain: float
     shrink: float
     min_step: float
     offset_rate: float
-    min_acceptance: float
 
 
 @partial(quick_jit, static_argnames="rules")
@@ -61,7 +57,7 @@ def decide(
     near = jnp.minimum(rules.gap_tolerance / jnp.maximum(measured.gap, 1e-9), 1.0)
     trust = near * (aim.solved & ~rejected)
     move = jnp.where(trust > 0, rules.offset_rate * trust * measured.move, 0.0)
-    gains = ~comparable | (after.gap < LEAST_GAIN * before.gap)
+    gains = ~comparable | (after.gap < rules.least_gain * before.gap)
     step_scale = training.step_scale * jnp.where(gains, 1.0, rules.shrink)
     step_scale = jnp.maximum(step_scale, rules.min_step)
     number = old.epoch + 1
@@ -82,13 +78,9 @@ def decide(
 
 
 def meets(rules: Rules, measured: Measured) -> Array:
-    """Return whether the constraints are met and the entropy is close to its bound.
-
-    The flow must also be good enough alone for most of its draws to be kept.
-    """
+    """Return whether the constraints are met and the entropy is close to its bound."""
     worst = jnp.max(jnp.abs(measured.residual) + measured.mean_se)
-    close = (worst <= rules.tolerance) & (measured.distance <= rules.gap_tolerance)
-    return close & (measured.acceptance >= rules.min_acceptance)
+    return (worst <= rules.tolerance) & (measured.distance <= rules.gap_tolerance)
 
 
 @partial(quick_jit, static_argnames="rules")

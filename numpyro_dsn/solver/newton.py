@@ -67,18 +67,18 @@ class DualNewton(NamedTuple):
         target.
     max_loss
         An epoch that adds this many nats to the gap is rejected.
-    shrink, min_step
-        Factor of the steps after an epoch that does not lower the gap by a tenth, and the fraction
-        of the first at which a fit is at rest.
+    least_gain, shrink, min_step
+        An epoch that does not lower the gap to this fraction had steps that were too long; the
+        factor of the next ones; and the fraction of the first at which a fit is at rest.
     tolerance
         Largest violation, plus a standard error, in units of what was asked.
     gap_tolerance
         Largest divergence to the tilted prior, plus a standard error and what the violation is
         worth, in nats.
-    min_acceptance
-        Smallest fraction of the flow's draws that is kept. Where the simulator has no noise, draws
-        are rejected as far as the flow's density exceeds that of the optimum; a flow of which more
-        had to be rejected is not worth much alone.
+    envelope
+        Where the simulator has no noise, draws are rejected as far as this many times the flow's
+        density exceeds that of the optimum. The larger, the closer is the fit, and the more draws
+        are simulated for each that is kept.
     """
 
     num_draws: int | None = None
@@ -91,11 +91,12 @@ class DualNewton(NamedTuple):
     square_root_at: float = 9.0
     offset_rate: float = 1.0
     max_loss: float = 1.0
+    least_gain: float = 0.9
     shrink: float = 0.7
     min_step: float = 0.02
     tolerance: float = 0.02
     gap_tolerance: float = 0.05
-    min_acceptance: float = 0.8
+    envelope: float = 2.0
 
     @property
     def needs_gradients(self) -> bool:
@@ -183,7 +184,7 @@ class DualNewton(NamedTuple):
         """Solve the dual on all draws."""
         max_nats = NATS_PER_LATENT * problem.flow.dim if problem.follows_gradients else 0.0
         begin = state.pool, state.natural_parameters, state.offset, state.last, state.targets
-        return solve(*begin, Limits(self.min_ess, max_nats, self.rejects(problem)))
+        return solve(*begin, Limits(self.min_ess, max_nats, self.rejects(problem) * self.envelope))
 
     def _fit(self, problem: Problem, state: NewtonState, aim: Aim) -> Training:
         """Fit the flow to the tilted prior, by weighted draws or by gradients of the circuit."""
@@ -209,8 +210,8 @@ class DualNewton(NamedTuple):
     @property
     def _rules(self) -> Rules:
         asked = self.tolerance, self.gap_tolerance
-        moves = self.max_loss, self.shrink, self.min_step, self.offset_rate
-        return Rules(*asked, *moves, self.min_acceptance)
+        moves = self.max_loss, self.least_gain, self.shrink, self.min_step
+        return Rules(*asked, *moves, self.offset_rate)
 
     def _search(self, problem: Problem) -> Search:
         size = self._num_draws(problem)

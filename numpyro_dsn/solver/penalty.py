@@ -26,7 +26,7 @@ from numpyro_dsn.solver.simulation import Search, add_draws, first_draws
 from numpyro_dsn.solver.state import Best, Held, keep_best, no_best, strong
 from numpyro_dsn.weighted.acceptance import Acceptance, keep_all
 
-NUM_DRAWS, LIMITS = 16_384, Limits(min_ess=100.0, max_nats=0.0, rejects=False)
+NUM_DRAWS, LIMITS = 16_384, Limits(min_ess=100.0, max_nats=0.0, envelope=0.0)
 """Draws of the prior and of the fit behind a certificate, and how far its dual is solved."""
 
 

@@ -11,12 +11,12 @@ from numpyro_dsn.weighted.draws import Draws, Pool
 class Acceptance(NamedTuple):
     r"""The tilted density that a flow is cut down to where its own is higher.
 
-    .. math:: a(z) = \min \left( 1, \frac{p(z) \exp(\eta^\top T(z) - \log Z)}{q(z)} \right)
+    .. math:: a(z) = \min \left( 1, \frac{p(z) \exp(\eta^\top T(z) - \log Z)}{M q(z)} \right)
 
     natural_parameters
         eta in the units of the targets, shape ``(num_constraints,)``.
-    log_normalizer
-        log Z, shape ``()``; minus infinity to keep every draw.
+    log_level
+        log of Z times the envelope M, shape ``()``; minus infinity to keep every draw.
 
     References
     ----------
@@ -26,7 +26,7 @@ class Acceptance(NamedTuple):
     """
 
     natural_parameters: Array
-    log_normalizer: Array
+    log_level: Array
 
 
 class Accepted(NamedTuple):
@@ -61,7 +61,7 @@ def log_acceptance(rule: Acceptance, log_q: Array, draws: Draws) -> Array:
     draws
         The draws, simulated, in the units of the targets.
     """
-    log_p = draws.log_prior + draws.statistics @ rule.natural_parameters - rule.log_normalizer
+    log_p = draws.log_prior + draws.statistics @ rule.natural_parameters - rule.log_level
     return jnp.where(draws.finite, jnp.minimum(log_p - log_q, 0.0), -jnp.inf)
 
 

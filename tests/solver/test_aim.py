@@ -129,7 +129,7 @@ def pool():
 
 def solved(pool, asked, offset=0.0, max_nats=0.0, min_ess=200.0):
     targets, zero = targets_of(asked), jnp.zeros(1)
-    return solve(pool, zero, zero + offset, jnp.array(1), targets, Limits(min_ess, max_nats, False))
+    return solve(pool, zero, zero + offset, jnp.array(1), targets, Limits(min_ess, max_nats, 3.0))
 
 
 def test_the_offset_is_added_to_what_the_flow_is_fitted_to(pool):
@@ -137,6 +137,15 @@ def test_the_offset_is_added_to_what_the_flow_is_fitted_to(pool):
     assert aim.solved
     assert_allclose(aim.aimed, aim.natural_parameters + 0.2, rtol=1e-5)
     assert_allclose(aim.log_normalizer, tilt(aim.natural_parameters, prior_of(pool)).log_normalizer)
+
+
+def test_draws_are_kept_by_the_tilted_prior_without_the_offset(pool):
+    aim = solved(pool, 0.5, offset=0.2)
+    assert_array_equal(aim.acceptance.natural_parameters, aim.natural_parameters)
+    assert_allclose(aim.acceptance.log_level, aim.log_normalizer + np.log(3.0), rtol=1e-6)
+    zero, targets = jnp.zeros(1), targets_of(0.5)
+    every = solve(pool, zero, zero, jnp.array(1), targets, Limits(200.0, 0.0, 0.0))
+    assert every.acceptance.log_level == -jnp.inf
 
 
 def test_many_latents_may_go_further_than_draws_are_known(pool):

@@ -14,8 +14,10 @@ NUM_DRAWS = 40_000
 GRID = jnp.linspace(-10.0, 10.0, 20_001)
 STEP = 1e-3
 ETA = jnp.array([1.0])
-RULE = Acceptance(ETA, jnp.asarray(0.5))
+RULE, TWICE = (Acceptance(ETA, jnp.asarray(0.5 + np.log(envelope))) for envelope in (1, 2))
 """The optimum is N(1, 1), of a standard normal prior and T(z) = z: log Z = 1/2."""
+
+each_rule = pytest.mark.parametrize(("rule", "envelope"), [(RULE, 1.0), (TWICE, 2.0)])
 
 
 def log_prior(flat):
@@ -35,15 +37,16 @@ def pool():
     return pool_of(blocks, [log_prior, log_flow])
 
 
-def cut_density():
-    """min(q, p_eta) on the grid, and its integral."""
-    smaller = jnp.minimum(jnp.exp(log_flow(GRID[:, None])), norm.pdf(GRID, 1.0))
+def cut_density(envelope):
+    """min(q, p_eta / M) on the grid, and its integral."""
+    smaller = jnp.minimum(jnp.exp(log_flow(GRID[:, None])), norm.pdf(GRID, 1.0) / envelope)
     return smaller, STEP * smaller.sum()
 
 
-def test_what_is_kept_is_the_smaller_of_two_densities(pool):
-    found = accepted(pool, jnp.array(1), RULE)
-    smaller, rate = cut_density()
+@each_rule
+def test_what_is_kept_is_the_smaller_of_two_densities(pool, rule, envelope):
+    found = accepted(pool, jnp.array(1), rule)
+    smaller, rate = cut_density(envelope)
     error = 4 * jnp.sqrt(found.rate_variance)
     assert abs(found.rate / rate - 1) < error
     assert 0 < error < 0.02
@@ -52,12 +55,13 @@ def test_what_is_kept_is_the_smaller_of_two_densities(pool):
     assert_allclose(found.log_q[0], expected, atol=error + 1e-3)
 
 
-def test_draws_that_are_kept_have_the_density_of_the_smaller(pool):
+@each_rule
+def test_draws_that_are_kept_have_the_density_of_the_smaller(pool, rule, envelope):
     """Their first two moments, by weights of the rule on the flow's own draws."""
     draws = jax.tree.map(lambda leaf: leaf[1], pool.draws)
-    kept = jnp.exp(log_acceptance(RULE, log_flow(draws.flat), draws))
+    kept = jnp.exp(log_acceptance(rule, log_flow(draws.flat), draws))
     assert np.all((kept >= 0) & (kept <= 1))
-    smaller, rate = cut_density()
+    smaller, rate = cut_density(envelope)
     for power in (1, 2):
         value = draws.flat[:, 0] ** power
         exact = STEP * (smaller * GRID**power).sum() / rate
