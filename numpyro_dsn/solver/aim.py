@@ -10,7 +10,7 @@ from jax import Array
 from jax.scipy.special import logsumexp
 
 from numpyro_dsn.solver.training import WeightedTarget
-from numpyro_dsn.weighted.acceptance import Acceptance
+from numpyro_dsn.weighted.acceptance import Acceptance, keep_all
 from numpyro_dsn.weighted.compilation import quick_jit
 from numpyro_dsn.weighted.draws import Pool, log_weights, softmax, training
 from numpyro_dsn.weighted.dual import (
@@ -112,9 +112,15 @@ def solve(
         eta = jnp.where(solved, eta, far)
     aimed = of_allowed_sign(eta + offset, bounds)
     log_normalizer = tilt(eta, draws).log_normalizer
-    log_level = log_normalizer + math.log(limits.envelope) if limits.envelope else -jnp.inf
-    kept = Acceptance(eta, jnp.full_like(log_normalizer, log_level))
-    return Aim(eta, solved, log_normalizer, aimed, kept)
+    return Aim(eta, solved, log_normalizer, aimed, _acceptance(aimed, draws, limits))
+
+
+def _acceptance(aimed: Array, draws: Weighted, limits: Limits) -> Acceptance:
+    """Return which draws are kept; by eta and the offset, or an offset could not undo anything."""
+    if not limits.envelope:
+        return keep_all(aimed.size)
+    log_normalizer = tilt(aimed, draws).log_normalizer
+    return Acceptance(aimed, log_normalizer + math.log(limits.envelope))
 
 
 @quick_jit

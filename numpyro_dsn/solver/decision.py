@@ -14,6 +14,7 @@ from numpyro_dsn.solver.newton_state import NewtonState
 from numpyro_dsn.solver.state import Best, keep_best, strong
 from numpyro_dsn.weighted.compilation import quick_jit
 
+
 class Rules(NamedTuple):
     """What an epoch is judged by; fields as in :class:`~numpyro_dsn.DualNewton`."""
 

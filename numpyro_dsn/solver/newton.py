@@ -96,7 +96,7 @@ class DualNewton(NamedTuple):
     min_step: float = 0.02
     tolerance: float = 0.02
     gap_tolerance: float = 0.05
-    envelope: float = 2.0
+    envelope: float = 4.0
 
     @property
     def needs_gradients(self) -> bool:

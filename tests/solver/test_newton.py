@@ -249,7 +249,7 @@ def test_the_density_of_a_fit_is_normalized_and_that_of_its_draws(truncated):
     z = (jnp.arange(4000) + 0.5) / 4000
     density = np.exp(np.asarray(truncated.log_prob({"z": z})))
     rate = truncated.measured.acceptance
-    assert 0.4 < rate < 0.51
+    assert 0.2 < rate < 0.26
     error = 4 * np.sqrt((1 - rate) / rate / QUICK.num_draws)
     assert abs(density.mean() - 1) < error
     draws = truncated.draw_chain(jax.random.key(3), 0, 5000)
@@ -261,11 +261,11 @@ def test_the_density_of_a_fit_is_normalized_and_that_of_its_draws(truncated):
 
 
 def test_a_fit_is_never_denser_than_the_optimum_by_more_than_what_is_kept(truncated):
-    """q_a <= p_eta / (M A), at the eta of its epoch."""
+    """q_a <= p_eta / (M A), at the eta and the offset of its epoch."""
     problem = CLOSED_FORMS["truncated exponential"]
     z = (jnp.arange(1000) + 0.5) / 1000
     exponent = (np.asarray(z) - 0.3) * problem.natural_parameters[0]
     ratio = np.asarray(truncated.log_prob({"z": z})) - (exponent - problem.entropy)
     # The exact eta is known to a few per cent, over deviations of at most 0.7.
     slack = 0.7 * 0.03 * np.abs(problem.natural_parameters[0])
-    assert ratio.max() < -np.log(2 * truncated.measured.acceptance) + slack
+    assert ratio.max() < -np.log(4 * truncated.measured.acceptance) + slack
