@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from pathlib import Path
 
 import jax
 import jaxlib
@@ -15,6 +16,12 @@ if jaxlib.__version__.startswith("0.10."):
     fewer = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
     os.environ.setdefault("XLA_FLAGS", fewer)
 
+# Programs are compiled once for all workers and runs, on Python 3.11 and on newer ones alike.
+CACHE = Path(__file__).parent.parent / ".pytest_cache" / "xla"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))  # for subprocesses, too
+
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -1,32 +1,25 @@
 """What an epoch of the dual Newton method aims at: the tilted prior, and an offset beside it."""
 
-import math
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
 
 from numpyro_dsn.solver.training import WeightedTarget
-from numpyro_dsn.weighted.acceptance import Acceptance, keep_all
+from numpyro_dsn.weighted.acceptance import Acceptance, accept, aimed_exponent
 from numpyro_dsn.weighted.compilation import quick_jit
 from numpyro_dsn.weighted.draws import Pool, log_weights, softmax, training
 from numpyro_dsn.weighted.dual import (
     Bounds,
     Weighted,
-    exponent,
     limited_newton_step,
     of_allowed_sign,
     solve_dual,
     tilt,
 )
 from numpyro_dsn.weighted.targets import Targets
-
-MAX_OFFSET_NATS = 2.0
-"""Nats by which an offset raises or lowers a density at most. Statistics with long tails are many
-units off at some circuits: an offset that hardly moves the others would raise these above all."""
 
 
 class Aim(NamedTuple):
@@ -38,17 +31,19 @@ class Aim(NamedTuple):
         Whether eta minimizes the dual on all draws, shape ``()``.
     log_normalizer
         That of the tilted prior, shape ``()``.
-    aimed
-        Natural parameters that the flow is fitted to: eta and the offset.
     acceptance
-        Which draws of the flow are kept.
+        What the flow is fitted to, eta and the offset, and which of its draws are kept.
     """
 
     natural_parameters: Array
     solved: Array
     log_normalizer: Array
-    aimed: Array
     acceptance: Acceptance
+
+    @property
+    def aimed(self) -> Array:
+        """Eta and the offset."""
+        return self.acceptance.aimed
 
 
 class Limits(NamedTuple):
@@ -112,15 +107,8 @@ def solve(
         eta = jnp.where(solved, eta, far)
     aimed = of_allowed_sign(eta + offset, bounds)
     log_normalizer = tilt(eta, draws).log_normalizer
-    return Aim(eta, solved, log_normalizer, aimed, _acceptance(aimed, draws, limits))
-
-
-def _acceptance(aimed: Array, draws: Weighted, limits: Limits) -> Acceptance:
-    """Return which draws are kept; by eta and the offset, or an offset could not undo anything."""
-    if not limits.envelope:
-        return keep_all(aimed.size)
-    log_normalizer = tilt(aimed, draws).log_normalizer
-    return Acceptance(aimed, log_normalizer + math.log(limits.envelope))
+    kept = accept(eta, aimed, draws, limits.envelope)
+    return Aim(eta, solved, log_normalizer, kept)
 
 
 @quick_jit
@@ -138,7 +126,7 @@ def weighted_target(pool: Pool, aim: Aim, last: Array) -> WeightedTarget:
     """
     shape = pool.log_share.shape
     draws = weighted_prior(pool)
-    exponents = aimed_exponent(aim, draws).reshape(shape)
+    exponents = aimed_exponent(aim.acceptance, draws.statistics, draws.noise).reshape(shape)
     log_tilted = log_weights(pool, pool.draws.log_prior) + exponents
     log_target = pool.draws.log_prior + exponents - logsumexp(log_tilted)
     usable = pool.draws.finite & (pool.counts > 0)[:, None]
@@ -182,17 +170,6 @@ def mismatch_frequency(weights: Array, log_ratio: Array) -> Array:
     """
     ratio = jnp.clip(jnp.nan_to_num(jnp.abs(log_ratio), nan=0.0), 0.3, 30.0)
     return ratio / jnp.sum(weights * ratio)
-
-
-def aimed_exponent(aim: Aim, draws: Weighted) -> Array:
-    r"""Return the exponent that is aimed at, at every draw; the offset c changes it by a few nats.
-
-    .. math:: \eta^\top T + \operatorname{clip} \left( c^\top T - E_p[c^\top T], -2, 2 \right)
-    """
-    plain = exponent(aim.natural_parameters, draws.statistics, draws.noise)
-    change = exponent(aim.aimed, draws.statistics, draws.noise) - plain
-    mean = jax.nn.softmax(draws.log_base + plain) @ change
-    return plain + jnp.clip(change - mean, -MAX_OFFSET_NATS, MAX_OFFSET_NATS)
 
 
 def offset_move(residual: Array, is_active: Array, covariance: Array) -> Array:

@@ -131,7 +131,7 @@ class DualNewton(NamedTuple):
         params = quick_jit(problem.start)(rng_key)
         found, first, strays = first_draws(problem, rng_key, params, self._search(problem))
         state = first_state(rng_key, params, problem.optim, found, first, self.num_proposals)
-        aim = Aim(state.offset, state.solved, state.gap, state.offset, state.acceptance)
+        aim = Aim(state.offset, state.solved, state.gap, state.acceptance)
         measured = self._measure(problem, state, state, aim)[0]
         strays = strays._replace(nonfinite=found.num_nonfinite / found.num_simulated)
         spent = float(found.num_simulated) * self._replicates(problem)

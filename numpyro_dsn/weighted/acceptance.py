@@ -1,20 +1,31 @@
 """Which draws of a flow are kept: the circuit itself says which ones the optimum does not have."""
 
+import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.special import logsumexp
 
 from numpyro_dsn.weighted.draws import Draws, Pool
+from numpyro_dsn.weighted.dual import Weighted, exponent
+
+MAX_OFFSET_NATS = 2.0
+"""Nats by which an offset raises or lowers a density at most. Statistics with long tails are many
+units off at some circuits: an offset that hardly moves the others would raise these above all."""
 
 
 class Acceptance(NamedTuple):
-    r"""The tilted density that a flow is cut down to where its own is higher.
+    r"""The tilted density, with an offset, that a flow is cut down to where its own is higher.
 
-    .. math:: a(z) = \min \left( 1, \frac{p(z) \exp(\eta^\top T(z) - \log Z)}{M q(z)} \right)
+    .. math:: a(z) = \min \left( 1, \frac{p(z) \exp(h(z) - \log Z)}{M q(z)} \right), \qquad
+              h = \eta^\top T + \operatorname{clip} \left( c^\top T - m, -2, 2 \right)
 
-    natural_parameters
-        eta in the units of the targets, shape ``(num_constraints,)``.
+    natural_parameters, aimed
+        eta, and eta with the offset c, in the units of the targets, shape ``(num_constraints,)``.
+    center
+        m, the mean of the offset's exponent, shape ``()``.
     log_level
         log of Z times the envelope M, shape ``()``; minus infinity to keep every draw.
 
@@ -26,6 +37,8 @@ class Acceptance(NamedTuple):
     """
 
     natural_parameters: Array
+    aimed: Array
+    center: Array
     log_level: Array
 
 
@@ -45,8 +58,37 @@ class Accepted(NamedTuple):
 
 def keep_all(num_constraints: int) -> Acceptance:
     """Return the rule that keeps every draw at which the circuit runs."""
-    dtype = jnp.zeros(()).dtype
-    return Acceptance(jnp.zeros(num_constraints, dtype), jnp.full((), -jnp.inf, dtype))
+    zeros = jnp.zeros(num_constraints)
+    return Acceptance(zeros, zeros, jnp.zeros(()), jnp.full((), -jnp.inf, zeros.dtype))
+
+
+def accept(natural_parameters: Array, aimed: Array, draws: Weighted, envelope: float) -> Acceptance:
+    """Return the rule that cuts a flow down to a tilted density with an offset.
+
+    Parameters
+    ----------
+    natural_parameters, aimed
+        eta, and eta with the offset.
+    draws
+        Weighted draws of the prior.
+    envelope
+        M; zero to keep every draw.
+    """
+    plain = exponent(natural_parameters, draws.statistics, draws.noise)
+    change = exponent(aimed, draws.statistics, draws.noise) - plain
+    center = jax.nn.softmax(draws.log_base + plain) @ change
+    rule = Acceptance(natural_parameters, aimed, center, jnp.full_like(center, -jnp.inf))
+    if not envelope:
+        return rule
+    log_normalizer = logsumexp(draws.log_base + aimed_exponent(rule, *draws[1:]))
+    return rule._replace(log_level=log_normalizer + math.log(envelope))
+
+
+def aimed_exponent(rule: Acceptance, statistics: Array, noise: Array) -> Array:
+    """Return h at every draw; shapes as of :func:`~numpyro_dsn.weighted.dual.exponent`."""
+    plain = exponent(rule.natural_parameters, statistics, noise)
+    change = exponent(rule.aimed, statistics, noise) - plain
+    return plain + jnp.clip(change - rule.center, -MAX_OFFSET_NATS, MAX_OFFSET_NATS)
 
 
 def log_acceptance(rule: Acceptance, log_q: Array, draws: Draws) -> Array:
@@ -61,8 +103,8 @@ def log_acceptance(rule: Acceptance, log_q: Array, draws: Draws) -> Array:
     draws
         The draws, simulated, in the units of the targets.
     """
-    log_p = draws.log_prior + draws.statistics @ rule.natural_parameters - rule.log_level
-    return jnp.where(draws.finite, jnp.minimum(log_p - log_q, 0.0), -jnp.inf)
+    log_p = draws.log_prior + aimed_exponent(rule, draws.statistics, draws.noise)
+    return jnp.where(draws.finite, jnp.minimum(log_p - rule.log_level - log_q, 0.0), -jnp.inf)
 
 
 def accepted(pool: Pool, index: Array, rule: Acceptance) -> Accepted:

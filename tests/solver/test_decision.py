@@ -43,7 +43,7 @@ def state_of(value, last, is_solved=True):
 
 
 def decided(after, before, is_solved=True):
-    aim = Aim(ETA, jnp.array(is_solved), jnp.zeros(()), ETA + OFFSET, keep_all(2))
+    aim = Aim(ETA, jnp.array(is_solved), jnp.zeros(()), keep_all(2)._replace(aimed=ETA + OFFSET))
     return decide(RULES, state_of(1.0, 0), state_of(2.0, 1), aim, (after, before))
 
 

@@ -74,7 +74,8 @@ def measured(blocks, own_draws):
 
     pool = pool_of(blocks, [log_prior, lambda flat: norm.logpdf(flat[:, 0], MEAN, STD)])
     eta, index = jnp.ones(1), jnp.array(1)
-    aim = Aim(eta, jnp.array(True), tilt(eta, prior_of(pool)).log_normalizer, eta, keep_all(1))
+    log_normalizer = tilt(eta, prior_of(pool)).log_normalizer
+    aim = Aim(eta, jnp.array(True), log_normalizer, keep_all(1)._replace(aimed=eta))
     return measure(pool, index, index, aim, targets_of(1.0), own_draws)
 
 

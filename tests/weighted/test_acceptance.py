@@ -4,17 +4,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.scipy.special import ndtri
 from jax.scipy.stats import norm
 from numpy.testing import assert_allclose
 
-from numpyro_dsn.weighted.acceptance import Acceptance, accepted, keep_all, log_acceptance
-from tests.weighted_draws import draws_of, pool_of
+from numpyro_dsn.weighted.acceptance import (
+    MAX_OFFSET_NATS,
+    Acceptance,
+    accept,
+    accepted,
+    aimed_exponent,
+    keep_all,
+    log_acceptance,
+)
+from numpyro_dsn.weighted.dual import exponent, tilt
+from tests.weighted_draws import draws_of, evenly_weighted, pool_of
 
 NUM_DRAWS = 40_000
+NORMAL = ndtri((jnp.arange(10_000) + 0.5) / 10_000)
 GRID = jnp.linspace(-10.0, 10.0, 20_001)
 STEP = 1e-3
 ETA = jnp.array([1.0])
-RULE, TWICE = (Acceptance(ETA, jnp.asarray(0.5 + np.log(envelope))) for envelope in (1, 2))
+RULE, TWICE = (
+    Acceptance(ETA, ETA, jnp.zeros(()), jnp.asarray(0.5 + np.log(envelope))) for envelope in (1, 2)
+)
 """The optimum is N(1, 1), of a standard normal prior and T(z) = z: log Z = 1/2."""
 
 each_rule = pytest.mark.parametrize(("rule", "envelope"), [(RULE, 1.0), (TWICE, 2.0)])
@@ -92,3 +105,33 @@ def test_the_density_of_a_flow_some_of_whose_circuits_fail(pool):
     assert abs(found.rate / norm.cdf(2.0, 0.8, 1.5) - 1) < error
     expected = pool.log_q[1] - jnp.log(found.rate)
     assert_allclose(found.log_q[1][runs[1]], expected[1][runs[1]], rtol=1e-4)
+
+
+# The exponent ------------------------------------------------------------------------------------
+
+
+def bent(eta, aimed, draws):
+    rule = accept(jnp.array(eta), jnp.array(aimed), draws, 0.0)
+    return aimed_exponent(rule, draws.statistics, draws.noise)
+
+
+def test_a_small_offset_is_a_tilt(rng_key):
+    """But for a constant, with the terms of the error of T."""
+    statistics, noise = jax.random.normal(rng_key, (2, 1000, 2))
+    draws = evenly_weighted(statistics, 0.5 * noise[:, None])
+    found = bent([0.3, 0.0], [0.35, -0.1], draws)
+    difference = found - exponent(jnp.array([0.35, -0.1]), draws.statistics, draws.noise)
+    assert_allclose(difference, jnp.full(1000, difference[0]), atol=1e-5)
+
+
+def test_long_tails_do_not_rule_an_offset():
+    """One draw in a thousand is 1,000 standard deviations of the others away."""
+    statistics = jnp.where(jnp.arange(NORMAL.size) % 1000 == 0, 1000.0, NORMAL)[:, None]
+    draws = evenly_weighted(statistics)
+    assert tilt(jnp.array([0.02]), draws).ess < 11
+    exponents = bent([0.0], [0.02], draws)
+    assert jnp.abs(exponents).max() <= MAX_OFFSET_NATS
+    weights = jax.nn.softmax(exponents)
+    others = jnp.abs(statistics[:, 0]) < 10
+    mean = (weights * others) @ statistics[:, 0] / (weights @ others)
+    assert_allclose(mean, 0.02, rtol=0.1)
