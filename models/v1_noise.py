@@ -42,8 +42,8 @@ NUM_STEPS, NUM_MEASURED = 200, 50
 """Steps of 0.5 ms, and those at the end over which fluctuations are measured."""
 
 NUM_TRIALS = 100
-NUM_REPLICATES = 4
-"""Runs of each circuit. One of 100 trials has an error of a fraction of what is asked."""
+METHOD = DualNewton(num_replicates=4)
+"""Four runs of each circuit: one of 100 trials has an error of a fraction of what is asked."""
 
 STD = 1.0
 """Standard deviation in Hz that is asked for."""
@@ -119,8 +119,7 @@ def fit(mean: float, seed: int) -> DSNResult:
     seed
         Seed of the run.
     """
-    method = DualNewton(num_replicates=NUM_REPLICATES)
-    dsn = DSN(circuit, partial(fluctuating, mean=mean), method=method)
+    dsn = DSN(circuit, partial(fluctuating, mean=mean), method=METHOD)
     return dsn.run(jax.random.key(seed))
 
 

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from models.v1_statements import slope, spread
+
 FOLDER = Path("out/oracles")
 
 
@@ -40,7 +42,7 @@ class Prior(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Draws that have weight, their statistics in target units, and a number to be averaged."""
+    """Draws that have weight, their statistics in target units, and numbers to be averaged."""
 
     z: np.ndarray
     statistics: np.ndarray
@@ -83,19 +85,24 @@ def solve_dual(statistics: np.ndarray, number: int) -> tuple[np.ndarray, float, 
     return eta, value, weights
 
 
-def answer(prior: Prior, kept: Kept, left_out: float) -> dict[str, Any]:
-    """Return the exact entropy and the moments of the solution as JSON's numbers and lists."""
+def answer(
+    prior: Prior, kept: Kept, left_out: float, more: Callable[..., dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Return the exact entropy and the moments of the solution as JSON's numbers and lists.
+
+    ``more`` adds what it returns of the draws and their weights.
+    """
     eta, value, weights = solve_dual(kept.statistics, prior.num_draws)
     mean = weights @ kept.z
     ess = 1 / np.sum(weights**2)
     error = np.sqrt(max(1 / ess - 1 / prior.num_draws, 0.0))
-    return {
+    return (more(kept, weights) if more else {}) | {
         "entropy": prior.entropy + value,
         "entropy_se": float(error),
         "eta_per_target_unit": eta.tolist(),
         "mean": mean.tolist(),
         "std": np.sqrt(weights @ (kept.z - mean) ** 2).tolist(),
-        "extra": float(weights @ kept.extra),
+        "extra": (weights @ kept.extra).tolist(),
         "ess": float(ess),
         "num_draws": prior.num_draws,
         "left_out": left_out,
@@ -222,20 +229,65 @@ def v1_rates(
     return rates
 
 
-def simulate_v1(z: np.ndarray, silent: int) -> Kept:
-    """gamma with mean 0 and standard deviation 0.25, and a mean rate of 0.02 at most."""
+def simulate_v1(z: np.ndarray, silent: int, tolerance: float) -> Kept:
+    """gamma with mean 0 and standard deviation 0.25, and a mean rate of a tolerance at most."""
     rates = v1_rates(z)
     gamma = 1 - 2 * np.sqrt(np.maximum(rates[0], 1e-12))
-    units = *deviations(gamma, 0.0, 0.25), rates[silent] / 0.02 - 1
+    units = *deviations(gamma, 0.0, 0.25), rates[silent] / tolerance - 1
     stable = np.abs(rates).max(0) < RUN_AWAY
-    return Kept(z[stable], np.stack(units, -1)[stable], rates[silent][stable])
+    received = (
+        v1_weights(z)[silent, [[0, 3], [1, 2]][silent - 2]] * rates[[[0, 3], [1, 2]][silent - 2]]
+    )
+    extra = np.stack([rates[silent], *received], -1)
+    return Kept(z[stable], np.stack(units, -1)[stable], extra[stable])
 
 
-def v1(silent: int) -> dict[str, Any]:
-    """V1 with S (2) or V (3) silenced, no circuit that runs away; ``extra`` is its mean rate."""
+def v1_statements(kept: Kept, weights: np.ndarray) -> dict[str, Any]:
+    """Errors of the standard deviations, and slopes of the two inputs against gamma."""
+    slopes = [slope(0.25 * kept.statistics[:, 0], y, weights) for y in kept.extra.T[1:]]
+    return {
+        "std_se": spread(kept.z, weights).error.tolist(),
+        "slopes": [[float(s.value), float(s.error)] for s in slopes],
+    }
+
+
+def v1(silent: int, tolerance: float = 0.02) -> dict[str, Any]:
+    """V1 with S (2) or V (3) silenced, no circuit that runs away.
+
+    ``extra`` is its mean rate, and its mean inputs from E and V, or from P and S.
+    """
     prior = Prior(0.0, 20.0, 8, 4_000_000, 10_000)
     with np.errstate(over="ignore", invalid="ignore"):
-        return answer(prior, *collect(prior, lambda z: simulate_v1(z, silent)))
+        drawn = collect(prior, lambda z: simulate_v1(z, silent, tolerance))
+        return answer(prior, *drawn, v1_statements)
+
+
+def ssn(mean: float, num_circuits: int = 20_000, num_trials: int = 200) -> dict[str, Any]:
+    """The stochastic network of V1: the mean of 100 trials' fluctuations, in halves of 200.
+
+    ``extra`` is the sum of squares of E and P's noise, and of S and V's.
+    """
+    from models.v1_noise import BASELINE, CONTRAST, MATRIX
+
+    prior = Prior(0.0, 0.05, 4, num_circuits, 200)
+    rng = np.random.default_rng(7)
+
+    def simulate(z: np.ndarray) -> Kept:
+        shape = len(z), num_trials, 4
+        rates, noise = rng.uniform(10, 25, shape), np.zeros(shape)
+        size = np.sqrt(2 * 0.5 / 5 * 1.2) * z[:, None]
+        excitatory = np.empty((50, *shape[:2]))
+        for step in range(200):
+            drive = np.maximum(rates @ MATRIX.T + BASELINE + 0.5 * CONTRAST + noise, 0)
+            rates = np.clip(rates + 0.5 * (drive**2 - rates), 0, 1000)
+            noise = 0.9 * noise + size * rng.standard_normal(shape)
+            excitatory[step - 150] = rates[..., 0]
+        halves = excitatory.std(0).reshape(len(z), 2, -1).mean(-1)
+        statistics = np.stack(deviations(halves, mean, 1.0), -1).mean(1)
+        squares = (z**2).reshape(-1, 2, 2).sum(-1)
+        return Kept(z, statistics, squares)
+
+    return answer(prior, *collect(prior, simulate))
 
 
 # Interface ---------------------------------------------------------------------------------------
@@ -248,6 +300,12 @@ ORACLES: dict[str, Callable[[], dict[str, Any]]] = {
     "hub": hub,
     "v1s": partial(v1, 2),
     "v1v": partial(v1, 3),
+    "v1s-0.005": partial(v1, 2, 0.005),
+    "v1s-0.1": partial(v1, 2, 0.1),
+    "v1v-0.005": partial(v1, 3, 0.005),
+    "v1v-0.1": partial(v1, 3, 0.1),
+    "ssn-5": partial(ssn, 5.0),
+    "ssn-10": partial(ssn, 10.0),
 }
 
 

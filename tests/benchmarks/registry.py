@@ -60,7 +60,7 @@ ORACLES = {
     "hub": ["hub"],
     "lds": ["lds-paper", "lds-published"],
     "sheet": ["sheet-smooth", "sheet-rounded"],
-    "v1": ["v1s", "v1v"],
+    "v1": ["v1s", "v1v", "v1s-0.005", "v1s-0.1", "v1v-0.005", "v1v-0.1", "ssn-5", "ssn-10"],
 }
 """Exact answers that a topic needs, which are computed first."""
 
@@ -94,35 +94,50 @@ def _lds() -> Iterator[Case]:
 
 
 def _timed() -> Iterator[Case]:
-    for name in FORMS:
-        yield Case("closed", name.replace(" ", "-"), "closed_forms:closed_form", (name,), 120)
-    for seed in range(5):
-        yield Case("hub", f"quiet-{seed}", "hub:hub", (False, seed), 200)
     for seed in range(2):
         yield Case("hub", f"noisy-{seed}", "hub:hub", (True, seed), 300)
-    for seed in range(3):
-        for kind in ("smooth", "rounded"):
-            yield Case("sheet", f"{kind}-{seed}", "thin_sheet:thin_sheet", (kind, seed), 420)
     yield Case("isotropic", "100", "isotropic:isotropic", (100, 180.0), 300)
 
 
 def _untimed() -> Iterator[Case]:
-    # Long ones first, so that both cores end at the same time.
-    for seed in range(2):
-        for population in "SV":
-            for kind in ("huge", "nan"):
-                name = f"{population}-{kind}-{seed}"
-                yield Case("v1", name, "v1:v1", (population, kind, seed), 900, alone=False)
-    yield Case("hub", "syncing", "hub:syncing", (0,), 600, alone=False)
-    yield Case("isotropic", "1000", "isotropic:isotropic", (1000, None), 900, alone=False)
+    """Yield what one core is enough for, long ones before short ones of a topic."""
+    for name in FORMS:
+        yield Case(
+            "closed", name.replace(" ", "-"), "closed_forms:closed_form", (name,), 120, False
+        )
+    for seed in range(5):
+        yield Case("hub", f"quiet-{seed}", "hub:hub", (False, seed), 200, False)
+    for seed in range(3):
+        for kind in ("smooth", "rounded"):
+            name = f"{kind}-{seed}"
+            yield Case("sheet", name, "thin_sheet:thin_sheet", (kind, seed), 420, False)
+    for size in (1000, 10):
+        yield Case("isotropic", str(size), "isotropic:isotropic", (size, None), 900, False)
     for size in (25, 5):
-        yield Case("rank2", str(size), "rank_two:rank_two", (size, 0), 600, alone=False)
+        yield Case("rank2", str(size), "rank_two:rank_two", (size, 0), 600, False)
+    yield Case("units", "units", "units:units", alone=False)
+    yield from _v1()
     for name in CALIBRATED:
         label = name.replace(" ", "-")
-        yield Case("calibration", label, "calibration:calibration", (name,), 400, alone=False)
-    yield Case("units", "units", "units:units", alone=False)
-    yield Case("isotropic", "10", "isotropic:isotropic", (10, None), alone=False)
+        yield Case("calibration", label, "calibration:calibration", (name,), 400, False)
+    yield Case("hub", "syncing", "hub:syncing", (0,), 600, False)
     yield Case("penalty", "penalty", "penalty:penalty", alone=False)
+
+
+def _v1() -> Iterator[Case]:
+    for seed in range(5):
+        for population in "SV":
+            name, arguments = f"{population}-nan-{seed}", (population, "nan", seed)
+            yield Case("v1", name, "v1:motif", arguments, 900, False)
+    for target in (5.0, 10.0):
+        yield Case("v1", f"noise-{target:g}", "v1:noise", (target, 0), 900, False)
+    for population in "SV":
+        for seed in range(2):
+            name, arguments = f"{population}-huge-{seed}", (population, "huge", seed)
+            yield Case("v1", name, "v1:motif", arguments, 900, False)
+        for tolerance in (0.005, 0.1):
+            name = f"{population}-{tolerance}"
+            yield Case("v1", name, "v1:tolerance", (population, tolerance), 900, False)
 
 
 def _suite() -> Iterator[Case]:
