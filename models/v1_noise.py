@@ -147,7 +147,7 @@ def responses(contrast: float = 0.5, step: float = 0.02) -> np.ndarray:
         return jax.lax.scan(advance, jnp.full(len(POPULATIONS), 20.0), length=4000)[0]
 
     mean = jnp.asarray(inputs_at(contrast), float)
-    change = jax.vmap(steady)(mean + step * jnp.eye(len(POPULATIONS))) - steady(mean)[None]
+    change = jax.vmap(steady)(mean[None] + step * jnp.eye(len(POPULATIONS))) - steady(mean)[None]
     return np.diag(np.asarray(change)) / step
 
 

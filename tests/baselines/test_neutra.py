@@ -63,7 +63,9 @@ FLOWS = {
 }
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize(
+    "name", ["default", *(pytest.param(name, marks=pytest.mark.slow) for name in list(FLOWS)[1:])]
+)
 def test_neutra_on_a_deterministic_circuit_is_exact(name, rng_key):
     """z ~ exp(eta z) on [0, 1] with mean 0.3, in the coordinates of a flow that is untrained."""
     guide, method = FLOWS[name]

@@ -37,7 +37,7 @@ def test_the_order_and_the_values_are_those_of_numpyros_guides(rng_key):
     assert program.num_latents == guide.latent_dim == 2 + 2 + 2 + 1 + 3
     flat = jax.random.normal(rng_key, (program.num_latents,))
     unpacked = guide._unpack_latent(flat)
-    latents, _ = constrain(program, flat)
+    latents, _ = jax.jit(lambda flat: constrain(program, flat))(flat)
     assert list(latents) == list(program.latents) == list(program.supports)
     for name, value in latents.items():
         assert_allclose(value, dist.biject_to(program.supports[name])(unpacked[name]), rtol=1e-6)
@@ -47,7 +47,8 @@ def test_the_two_maps_are_each_others_inverse(rng_key):
     program = read_mixed()
     flats = jax.random.normal(rng_key, (7, program.num_latents))
     latents, log_det = jax.jit(jax.vmap(lambda flat: constrain(program, flat)))(flats)
-    again, log_det_again = jax.vmap(lambda latents: unconstrain(program, latents))(latents)
+    back = jax.jit(jax.vmap(lambda latents: unconstrain(program, latents)))
+    again, log_det_again = back(latents)
     assert_allclose(again, flats, rtol=1e-3, atol=1e-4)
     assert_allclose(log_det_again, log_det, rtol=1e-4, atol=1e-4)
 
@@ -91,8 +92,8 @@ def test_uniform_priors_are_known(rng_key):
     assert found.dtype == bool
     assert_array_equal(found, [1, 1, 1, 1, 1, 0, 0, 0, 1, 0])
     # Uniform in what the map makes of them: mean 1/2, standard error 0.009.
-    draws = draw_prior(rng_key, program, 1000, (), {})
-    flat, _ = jax.vmap(lambda latents: unconstrain(program, latents))(draws)
+    draws = jax.jit(lambda key: draw_prior(key, program, 1000, (), {}))(rng_key)
+    flat, _ = jax.jit(jax.vmap(lambda latents: unconstrain(program, latents)))(draws)
     place = jax.nn.sigmoid(flat[:, found])
     assert_allclose(place.mean(0), np.full(6, 0.5), atol=0.05)
     assert_allclose(place.std(0), np.full(6, 12**-0.5), atol=0.03)
