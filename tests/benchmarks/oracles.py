@@ -281,7 +281,7 @@ def ssn(mean: float, num_circuits: int = 20_000, num_trials: int = 200) -> dict[
             drive = np.maximum(rates @ MATRIX.T + BASELINE + 0.5 * CONTRAST + noise, 0)
             rates = np.clip(rates + 0.5 * (drive**2 - rates), 0, 1000)
             noise = 0.9 * noise + size * rng.standard_normal(shape)
-            excitatory[step - 150] = rates[..., 0]
+            excitatory[step % 50] = rates[..., 0]
         halves = excitatory.std(0).reshape(len(z), 2, -1).mean(-1)
         statistics = np.stack(deviations(halves, mean, 1.0), -1).mean(1)
         squares = (z**2).reshape(-1, 2, 2).sum(-1)
