@@ -113,8 +113,9 @@ def _untimed() -> Iterator[Case]:
             yield Case("sheet", name, "thin_sheet:thin_sheet", (kind, seed), 420, False)
     for size in (1000, 10):
         yield Case("isotropic", str(size), "isotropic:isotropic", (size, None), 900, False)
-    for size in (25, 5):
-        yield Case("rank2", str(size), "rank_two:rank_two", (size, 0), 600, False)
+    for size, num_epochs in ((25, 5), (5, 20)):
+        arguments = size, 0, num_epochs
+        yield Case("rank2", str(size), "rank_two:rank_two", arguments, 900, False)
     yield Case("units", "units", "units:units", alone=False)
     yield from _v1()
     for name in CALIBRATED:

@@ -36,9 +36,9 @@ def circuit(size: int) -> None:
     behavior("amplification", amplification, Moments(mean=1.5, std=0.25))
 
 
-def rank_two(size: int, seed: int) -> Iterator[Row]:
+def rank_two(size: int, seed: int, num_epochs: int) -> Iterator[Row]:
     """The entropy is below the box's volume; a fit that cannot be trusted says so."""
-    result, seconds = fit(DSN(circuit), seed, size)
+    result, seconds = fit(DSN(circuit), seed, size, num_epochs=num_epochs)
     certificate, violation = result.certificate, worst(result.measured.violation)
     volume, status = 4 * size * np.log(2), result.status.name
     row = Row(f"rank two, N = {size}", seed, seconds)
