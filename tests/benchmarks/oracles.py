@@ -42,11 +42,20 @@ class Prior(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Draws that have weight, their statistics in target units, and numbers to be averaged."""
+    """Draws that have weight, their statistics in target units, and numbers to be averaged.
+
+    ``noise`` is half the difference of the statistics between two halves of all runs.
+    """
 
     z: np.ndarray
     statistics: np.ndarray
     extra: np.ndarray
+    noise: np.ndarray
+
+
+def without_noise(z: np.ndarray, statistics: np.ndarray, extra: np.ndarray) -> Kept:
+    """Return draws of a simulator that has no noise."""
+    return Kept(z, statistics, extra, np.zeros((len(z), 1)))
 
 
 # The dual ----------------------------------------------------------------------------------------
@@ -60,28 +69,40 @@ def log_mean_exp(exponent: np.ndarray, number: int) -> tuple[float, np.ndarray]:
     return float(top + np.log(total / number)), weights / total
 
 
-def solve_dual(statistics: np.ndarray, number: int) -> tuple[np.ndarray, float, np.ndarray]:
+def solve_dual(
+    statistics: np.ndarray, number: int, noise: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, float, np.ndarray]:
     """Minimize log E[exp(eta T)] by Newton's method with backtracking; E[T] is to be zero.
+
+    ``noise`` is half the difference of T between two halves of all runs. The noise of T raises
+    the mean of its exponential by half its variance, which is taken off.
 
     Returns
     -------
     eta, the minimum, and the weights of the draws.
     """
+    noise = np.broadcast_to(noise, statistics.shape)
+
+    def dual(eta: np.ndarray) -> tuple[float, np.ndarray]:
+        return log_mean_exp(statistics @ eta - (noise @ eta) ** 2 / 2, number)
+
     eta = np.zeros(statistics.shape[1])
-    value, weights = log_mean_exp(statistics @ eta, number)
+    value, weights = dual(eta)
     for _ in range(200):
-        gradient = weights @ statistics
+        slopes = statistics - noise * (noise @ eta)[:, None]
+        gradient = weights @ slopes
         if np.abs(gradient).max() < 1e-9:
             break
-        second = (statistics * weights[:, None]).T @ statistics - np.outer(gradient, gradient)
+        second = (slopes * weights[:, None]).T @ slopes - np.outer(gradient, gradient)
+        second -= (noise * weights[:, None]).T @ noise
         step, size = -np.linalg.solve(second, gradient), 1.0
         while size > 1e-12:
-            trial, new = log_mean_exp(statistics @ (eta + size * step), number)
+            trial, new = dual(eta + size * step)
             if trial <= value + 1e-4 * size * (gradient @ step):
                 break
             size /= 2
         eta, value, weights = eta + size * step, trial, new
-    np.testing.assert_allclose(weights @ statistics, 0.0, atol=1e-6)
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-6)
     return eta, value, weights
 
 
@@ -92,7 +113,7 @@ def answer(
 
     ``more`` adds what it returns of the draws and their weights.
     """
-    eta, value, weights = solve_dual(kept.statistics, prior.num_draws)
+    eta, value, weights = solve_dual(kept.statistics, prior.num_draws, kept.noise)
     mean = weights @ kept.z
     ess = 1 / np.sum(weights**2)
     error = np.sqrt(max(1 / ess - 1 / prior.num_draws, 0.0))
@@ -136,7 +157,7 @@ def simulate_lds(z: np.ndarray, growth_std: float, frequency_std: float) -> Kept
     units = deviations(growth, 0.0, growth_std) + deviations(frequency, 1.0, frequency_std)
     statistics = np.stack(units, -1)
     near = np.abs(statistics[:, [0, 2]]).max(-1) < 8
-    return Kept(z[near], statistics[near], (z[near, 1] > 0).astype(float))
+    return without_noise(z[near], statistics[near], (z[near, 1] > 0).astype(float))
 
 
 def lds(target: str) -> dict[str, Any]:
@@ -158,7 +179,7 @@ def simulate_sheet(z: np.ndarray, step: float) -> Kept:
     statistics = np.stack(deviations(level, SHEET_MEAN, SHEET_STD), -1)
     # Ten standard deviations away there is nothing but the prior's bulk, which has no weight.
     near = level > 0.1
-    return Kept(z[near], statistics[near], level[near])
+    return without_noise(z[near], statistics[near], level[near])
 
 
 def sheet(step: float) -> dict[str, Any]:
@@ -183,7 +204,7 @@ def hub(size: int = 500) -> dict[str, Any]:
     one = NEURONS.index("hub")
     run = jax.jit(lambda g: jax.lax.map(lambda g: frequency(simulate(g))[one], g, batch_size=2000))
     found = np.asarray(run(grid.astype(np.float32)), float)
-    kept = Kept(grid, np.stack(deviations(found, 0.55, 0.025), -1), found)
+    kept = without_noise(grid, np.stack(deviations(found, 0.55, 0.025), -1), found)
     # As if it were the unit square; the volume of the box is added.
     solved = answer(Prior(0.0, 1.0, 2, size**2), kept, 0.0)
     return solved | {"entropy": solved["entropy"] + float(np.log(high - low).sum())}
@@ -239,7 +260,7 @@ def simulate_v1(z: np.ndarray, silent: int, tolerance: float) -> Kept:
         v1_weights(z)[silent, [[0, 3], [1, 2]][silent - 2]] * rates[[[0, 3], [1, 2]][silent - 2]]
     )
     extra = np.stack([rates[silent], *received], -1)
-    return Kept(z[stable], np.stack(units, -1)[stable], extra[stable])
+    return without_noise(z[stable], np.stack(units, -1)[stable], extra[stable])
 
 
 def v1_statements(kept: Kept, weights: np.ndarray) -> dict[str, Any]:
@@ -283,9 +304,10 @@ def ssn(mean: float, num_circuits: int = 20_000, num_trials: int = 200) -> dict[
             noise = 0.9 * noise + size * rng.standard_normal(shape)
             excitatory[step % 50] = rates[..., 0]
         halves = excitatory.std(0).reshape(len(z), 2, -1).mean(-1)
-        statistics = np.stack(deviations(halves, mean, 1.0), -1).mean(1)
+        statistics = np.stack(deviations(halves, mean, 1.0), -1)
         squares = (z**2).reshape(-1, 2, 2).sum(-1)
-        return Kept(z, statistics, squares)
+        noise = (statistics[:, 0] - statistics[:, 1]) / 2
+        return Kept(z, statistics.mean(1), squares, noise)
 
     return answer(prior, *collect(prior, simulate))
 
