@@ -1,4 +1,4 @@
-"""Recurrent networks of low rank that compute: the draft's section 3.4.
+"""Recurrent networks of low rank that compute: section 3.5 of the preprint, the draft's 3.4.
 
 Which statistics of the connectivity make the latent state of a network of rank one a posterior,
 its mean activity the mean and its fluctuations the variance? Run as ``python -m models.rnn``.

@@ -67,7 +67,7 @@ def plot_matrices(motifs: dict[str, Any]) -> np.ndarray:
 
 
 def plot_curvature(hessians: dict[str, np.ndarray]) -> np.ndarray:
-    """Draw eigenvectors and eigenvalues of the Hessian at gamma = 0, the draft's Fig. 1D.
+    """Draw eigenvectors and eigenvalues of the optimum's Hessian at gamma = 0, the draft's Fig. 1D.
 
     Parameters
     ----------

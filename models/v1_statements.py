@@ -98,7 +98,8 @@ def print_statements(result: DSNResult, population: str) -> np.ndarray:
     """Print the summary, spreads, leading eigenvectors and input trends of fit and optimum.
 
     Spreads and trends of the optimum are those of all simulated circuits with its weights; its
-    curvature is that of the exponential family at the same circuits as the flow's.
+    curvature is that of the exponential family at the same circuits as the flow's. That of the fit
+    is the optimum's wherever draws are rejected; the flow alone is what remains of it elsewhere.
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ def print_statements(result: DSNResult, population: str) -> np.ndarray:
 
     Returns
     -------
-    Mean Hessian of the fit's log density near gamma = 0, shape ``(8, 8)``.
+    Mean Hessian of the optimum's log density at circuits near gamma = 0, shape ``(8, 8)``.
     """
     result.print_summary()
     keys = jax.random.split(jax.random.key(1))
@@ -129,11 +130,11 @@ def print_statements(result: DSNResult, population: str) -> np.ndarray:
                 f"{sender}-input to {population} per gamma, {name}: "
                 f"{trend.value:+.3f} +- {trend.error * inflate:.3f}"
             )
-    for name, found in zip(("flow", "optimum"), curvatures, strict=True):
+    for name, found in zip(("flow alone", "optimum"), curvatures, strict=True):
         shares = leading_shares(found)
         for k, row in enumerate(zip(*shares, strict=True)):
             _print_row(f"share in v{k + 1}, {name}", Estimate(*row), 1.0)
-    return curvatures[0].hessian.mean(0)
+    return curvatures[1].hessian.mean(0)
 
 
 def _print_row(label: str, estimate: Estimate, inflate: float) -> None:

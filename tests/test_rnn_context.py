@@ -45,7 +45,7 @@ def test_networks_do_what_theory_says(networks):
 
 @pytest.mark.slow
 def test_both_parts_share_the_readout(networks):
-    """With the published variance, the overlaps of the networks are not the theory's."""
+    """The published variance, without it, is many errors off that of networks."""
     kappa1, kappa2 = networks.mean(0)[:2]
     left_out = 2 * LOADINGS.beta_m**2 * kappa1 * kappa2
     error = networks[:, 2].std(ddof=1) / np.sqrt(3)

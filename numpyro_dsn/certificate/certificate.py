@@ -19,7 +19,8 @@ from numpyro_dsn.weighted.draws import log_weights, softmax, validation
 from numpyro_dsn.weighted.dual import dual_value, exponent, tilt
 
 COVERED = np.log(10.0)
-"""A fit covers a draw of the optimum if its density is at least a tenth of the optimum's."""
+"""A flow covers a draw if its density, before draws are rejected, is at least a tenth of the
+optimum's."""
 
 MIN_PRIOR_ESS = 20.0
 """Fewer effective draws of the prior cannot tell whether a mode was missed."""

@@ -230,9 +230,14 @@ def v1_weights(z: np.ndarray) -> np.ndarray:
 
 
 def v1_rates(
-    z: np.ndarray, num_steps: int = 100, dt: float = 0.005, tau: float = 0.02
-) -> np.ndarray:
-    """Return the rates after ``num_steps`` of the Runge-Kutta method, shape ``(4, num)``."""
+    z: np.ndarray, num_steps: int = 99, dt: float = 0.005, tau: float = 0.02
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rates after ``num_steps`` of the Runge-Kutta method, and the range of gamma.
+
+    Returns
+    -------
+    Shape ``(4, num)``, and how far gamma went in the last 30 steps, shape ``(num,)``.
+    """
     weights = v1_weights(z)
 
     def slope(rates: np.ndarray) -> np.ndarray:
@@ -240,32 +245,41 @@ def v1_rates(
         return (drive**2 - rates) / tau
 
     rates = np.ones((4, len(z)))
-    for _ in range(num_steps):
+    low, high = np.full(len(z), np.inf), np.full(len(z), -np.inf)
+    for step in range(num_steps):
         k1 = slope(rates)
         k2 = slope(rates + dt / 2 * k1)
         k3 = slope(rates + dt / 2 * k2)
         k4 = slope(rates + dt * k3)
         rates = rates + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-        rates = np.where(np.isfinite(rates), np.clip(rates, -1e6, 1e6), 1e6)
-    return rates
+        rates = np.clip(rates, -1e4, 1e4)
+        if step >= num_steps - 30:
+            gamma = isn_coefficient(rates[0])
+            low, high = np.minimum(low, gamma), np.maximum(high, gamma)
+    return rates, high - low
+
+
+def isn_coefficient(rate: np.ndarray) -> np.ndarray:
+    """Return gamma."""
+    return 1 - 2 * np.sqrt(np.maximum(rate, 1e-12))
 
 
 def simulate_v1(z: np.ndarray, silent: int, tolerance: float) -> Kept:
     """gamma with mean 0 and standard deviation 0.25, and a mean rate of a tolerance at most."""
-    rates = v1_rates(z)
-    gamma = 1 - 2 * np.sqrt(np.maximum(rates[0], 1e-12))
+    rates, moves = v1_rates(z)
+    gamma = isn_coefficient(rates[0])
     units = *deviations(gamma, 0.0, 0.25), rates[silent] / tolerance - 1
     stable = np.abs(rates).max(0) < RUN_AWAY
     received = (
         v1_weights(z)[silent, [[0, 3], [1, 2]][silent - 2]] * rates[[[0, 3], [1, 2]][silent - 2]]
     )
-    extra = np.stack([rates[silent], *received], -1)
+    extra = np.stack([rates[silent], *received, moves > 0.05, moves > 0.25], -1)
     return without_noise(z[stable], np.stack(units, -1)[stable], extra[stable])
 
 
 def v1_statements(kept: Kept, weights: np.ndarray) -> dict[str, Any]:
     """Errors of the standard deviations, and slopes of the two inputs against gamma."""
-    slopes = [slope(0.25 * kept.statistics[:, 0], y, weights) for y in kept.extra.T[1:]]
+    slopes = [slope(0.25 * kept.statistics[:, 0], y, weights) for y in kept.extra.T[1:3]]
     return {
         "std_se": spread(kept.z, weights).error.tolist(),
         "slopes": [[float(s.value), float(s.error)] for s in slopes],
@@ -275,7 +289,8 @@ def v1_statements(kept: Kept, weights: np.ndarray) -> dict[str, Any]:
 def v1(silent: int, tolerance: float = 0.02) -> dict[str, Any]:
     """V1 with S (2) or V (3) silenced, no circuit that runs away.
 
-    ``extra`` is its mean rate, and its mean inputs from E and V, or from P and S.
+    ``extra`` is its mean rate, its mean inputs from E and V, or from P and S, and the shares of
+    circuits whose gamma moves by more than 0.05 and 0.25 in the last 150 ms.
     """
     prior = Prior(0.0, 20.0, 8, 4_000_000, 10_000)
     with np.errstate(over="ignore", invalid="ignore"):

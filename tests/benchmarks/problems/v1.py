@@ -71,18 +71,20 @@ def motif(population: str, kind: str, seed: int) -> Iterator[Row]:
     row.note("missed mass", result.certificate.missed_mass)
     row.note("simulations", simulations_of(result), ".2g")
     yield report(row, result)
-    yield _fresh(f"{label}: {NUM_DRAWS:,} new draws", seed, draws, share, exact)
+    yield _fresh(f"{label}: {NUM_DRAWS:,} new draws", seed, population, draws, share, exact)
     if seed == 0:
         yield from _statements(population, kind, draws, exact)
 
 
-def _fresh(label: str, seed: int, draws, share: float, exact: dict) -> Row:
+def _fresh(label: str, seed: int, population: str, draws, share: float, exact: dict) -> Row:
     """What fresh draws are like, beside the oracle."""
     even = np.full(len(draws["gamma"]), 1 / len(draws["gamma"]))
     std, mean = np.array(exact["std"]), np.array(exact["mean"])
     shift = (np.stack([draws[name] for name in WEIGHTS], -1).mean(0) - mean) / std
     row = Row(label, seed)
     row.near("E γ²/.0625", np.mean(draws["gamma"] ** 2) / v1.STD**2, 1.0, 0.05)
+    rate = draws["rates"][:, POPULATIONS.index(population)]
+    row.note("E r", f"{rate.mean():.4f}±{rate.std() / len(rate) ** 0.5:.4f}")
     row.at_most("far", share, 1e-4, ".0e").at_most("means off by sd", worst(shift), 0.1, ".2f")
     spreads = weight_spreads(draws, even).value
     row.at_most("sds off by", worst(spreads / std - 1), 0.05, ".1%")
