@@ -43,7 +43,7 @@ NUM_STEPS, NUM_MEASURED = 200, 50
 
 NUM_TRIALS = 100
 METHOD = DualNewton(num_replicates=8)
-"""Eight runs of each circuit: one of 100 trials has an error of 0.2 Hz at 5 Hz, of 0.6 Hz at 10 Hz."""
+"""Eight runs of each circuit: a run of 100 trials is off by 0.2 Hz at 5 Hz, by 0.6 Hz at 10 Hz."""
 
 STD = 1.0
 """Standard deviation in Hz that is asked for."""
