@@ -72,7 +72,7 @@ def plot_curvature(hessians: dict[str, np.ndarray]) -> np.ndarray:
     Parameters
     ----------
     hessians
-        Mean over circuits with gamma near 0 of each motif, shape ``(8, 8)``.
+        Median over circuits with gamma near 0 of each motif, shape ``(8, 8)``.
     """
     size = {"figsize": (5.5 * len(hessians), 5.0), "layout": "constrained", "squeeze": False}
     ratios = {"height_ratios": [1, 3]}
@@ -100,7 +100,7 @@ def plot_inputs(motifs: dict[str, Any]) -> np.ndarray:
         InferenceData or DataTree by silent population.
     """
     size = {"figsize": (6.5, 2.8 * len(motifs)), "layout": "constrained", "squeeze": False}
-    _, axes = plt.subplots(len(motifs), 2, sharex=True, **size)
+    figure, axes = plt.subplots(len(motifs), 2, sharex=True, **size)
     for row, (population, data) in zip(axes, motifs.items(), strict=True):
         sites = _flat(data)
         even = np.full(len(sites["gamma"]), 1 / len(sites["gamma"]))
@@ -113,8 +113,7 @@ def plot_inputs(motifs: dict[str, Any]) -> np.ndarray:
             axis.plot(ends, received.mean() + trend.value * (ends - sites["gamma"].mean()), "C1")
             axis.set_title(f"slope {trend.value:+.2f} ± {trend.error:.2f}", fontsize="small")
             axis.set_ylabel(f"{sender}-input to silent {population}")
-    for axis in axes[-1]:
-        axis.set_xlabel("ISN coefficient γ (inhibition-stabilized below 0)")
+    figure.supxlabel("ISN coefficient γ (stabilized by inhibition below 0)", fontsize="medium")
     return axes
 
 
