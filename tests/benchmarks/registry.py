@@ -103,7 +103,7 @@ def _untimed() -> Iterator[Case]:
     """Yield what one core is enough for, long ones before short ones of a topic."""
     for name in FORMS:
         yield Case(
-            "closed", name.replace(" ", "-"), "closed_forms:closed_form", (name,), 120, False
+            "closed", name.replace(" ", "-"), "closed_forms:closed_form", (name,), 300, False
         )
     for seed in range(5):
         yield Case("hub", f"quiet-{seed}", "hub:hub", (False, seed), 200, False)
