@@ -127,6 +127,7 @@ def test_syncing_is_feasible(box, published_grid):
 # Figures and the command -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_figures(tmp_path, numpyro_ranks):
     # The penalty method has the shortest epochs.
     guide = AutoRealNVP(stg.circuit, num_layers=2, hidden_dims=(8,))

@@ -36,6 +36,7 @@ def noisy_circuit():
     behavior("x", x, Moments(TARGET, std=STD))
 
 
+@pytest.mark.slow
 def test_neutra_through_the_default_flow_is_exact_on_a_stochastic_circuit(rng_key):
     """z ~ N(0.5, 0.25), in coordinates in which the prior is normal."""
     variance = STD**2 - NOISE**2
