@@ -42,8 +42,8 @@ NUM_STEPS, NUM_MEASURED = 200, 50
 """Steps of 0.5 ms, and those at the end over which fluctuations are measured."""
 
 NUM_TRIALS = 100
-METHOD = DualNewton(num_replicates=4)
-"""Four runs of each circuit: a run of 100 trials is off by 0.2 Hz at 5 Hz, by 0.6 Hz at 10 Hz."""
+METHOD = DualNewton(num_replicates=8)
+"""Eight runs of each circuit: a run of 100 trials is off by 0.2 Hz at 5 Hz, by 0.6 Hz at 10 Hz."""
 
 STD = 1.0
 """Standard deviation in Hz that is asked for."""
