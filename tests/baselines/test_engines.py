@@ -177,7 +177,6 @@ def test_rare_and_tied_distances_are_reached(rng_key):
     require(data, (0.95, 0.1 / np.sqrt(12)))
 
 
-@pytest.mark.slow
 def test_simulations_are_counted(rng_key):
     source = noisy_problem()
     tilted = baselines.smc(rng_key, source, num_particles=50, num_mcmc_steps=2, num_replicates=3)

@@ -33,7 +33,8 @@ def page(cases: dict[str, Any], runs: dict[str, Any]) -> str:
             continue
         lines += ["", f"## {title}", "", *_stamps(found), "", *HEAD]
         rows = [row for entry in found.values() for row in entry["rows"]]
-        lines += [_line(row) for row in [*rows, *_derived(topic, found)]]
+        for row in [*rows, *_derived(topic, found)]:
+            lines += _lines(row)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -66,22 +67,27 @@ def _stamps(found: dict[str, Any]) -> Iterator[str]:
         yield text + (f":\n{textwrap.fill(', '.join(names), 100)}.\n" if len(stamps) > 1 else ".")
 
 
-def _line(row: dict[str, Any]) -> str:
-    """Return one line of a table, shorter than the widest."""
+def _lines(row: dict[str, Any]) -> Iterator[str]:
+    """Yield a row of a table; results that do not fit follow in rows of their own."""
     seed = "" if row["seed"] is None else str(row["seed"])
     seconds = "" if not row["seconds"] else f"{row['seconds']:.1f}"
     required = ", ".join(_name(text) for text in row["required"])
     results = [text for text in row["results"] if text]
+    cells = [row["problem"], seed, required, "", seconds, MARKS[row["passed"]]]
     while True:
-        cells = row["problem"], seed, required, ", ".join(results), seconds, MARKS[row["passed"]]
-        line = "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-        if len(line) <= WIDTH:
-            return line
-        excess = len(line) - WIDTH + 1
-        shorter = results[-1][: max(len(results[-1]) - excess, 0)]
-        results = [*results[:-1], shorter + "…"] if len(shorter) > 8 else results[:-1]
+        count = len(results)
+        while count > 1 and len(_cells(cells, results[:count]).encode()) > WIDTH:
+            count -= 1
+        yield _cells(cells, results[:count])
+        results, cells = results[count:], [""] * len(cells)
         if not results:
-            return line[:WIDTH]
+            return
+
+
+def _cells(cells: list[str], results: list[str]) -> str:
+    """Return a line with results in the fourth cell."""
+    filled = [*cells[:3], ", ".join(results), *cells[4:]]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in filled) + " |"
 
 
 def _name(text: str) -> str:
