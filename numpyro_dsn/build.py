@@ -16,7 +16,7 @@ from numpyro_dsn.guides.adapter import GuideFlow
 from numpyro_dsn.guides.cube import default_flow
 from numpyro_dsn.guides.flow import WithoutGradient
 from numpyro_dsn.program import Model, Program, is_uniform
-from numpyro_dsn.solver.gradients import gradient_descent, should_follow_gradients
+from numpyro_dsn.solver.gradients import Descent, gradient_descent, should_follow_gradients
 from numpyro_dsn.solver.problem import Circuit, Problem, build_circuit
 
 NUM_START_DRAWS = 2000
@@ -62,7 +62,12 @@ def build_problem(
     circuit = build_circuit(program, method.num_replicates, args, kwargs)
     by_gradients = not method.needs_gradients and should_follow_gradients(program, args, kwargs)
     optim = method.default_optim(by_gradients) if optim is None else optim
-    if guide is None and (by_gradients or method.needs_gradients):
+    if guide is None and by_gradients:
+        half = program.num_latents // 2
+        guide = AutoRealNVP(
+            program.guide_model, num_transformed=half, hidden_dims=(64, 64), num_bins=8
+        )
+    elif guide is None and method.needs_gradients:
         guide = AutoRealNVP(program.guide_model)
     if guide is None:
         flow = default_flow(program.num_latents)
@@ -76,7 +81,11 @@ def build_problem(
         flow, start = as_flow(guide, args, kwargs)
     method.require(flow, jax.eval_shape(start, jax.random.key(0)))
     follows = by_gradients and flow.has_rsample
-    pieces = flow, circuit, optim, *sizes
+    descent = None
+    if follows:
+        replicates = method.num_replicates if program.is_stochastic else 1
+        pieces = Descent(flow, circuit, optim, *sizes, method.envelope, replicates)
+        descent = gradient_descent(pieces)
     return Problem(
         flow=flow,
         start=start,
@@ -88,7 +97,7 @@ def build_problem(
         num_particles=sizes[0],
         num_steps=sizes[1],
         is_stochastic=program.is_stochastic,
-        descend=gradient_descent(*pieces) if follows else None,
+        descend=descent,
     )
 
 

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
@@ -14,12 +15,16 @@ from numpyro_dsn.weighted.draws import Pool, log_weights, softmax, training
 from numpyro_dsn.weighted.dual import (
     Bounds,
     Weighted,
-    limited_newton_step,
+    exponent,
     of_allowed_sign,
     solve_dual,
     tilt,
 )
+from numpyro_dsn.weighted.own_draws import OwnDraws, Pace, kept_fraction, log_level, step
 from numpyro_dsn.weighted.targets import Targets
+
+NUM_SETTLING = 20
+"""Steps on the dual after an epoch, of half a nat at the most, on draws that stay the same."""
 
 
 class Aim(NamedTuple):
@@ -51,16 +56,15 @@ class Limits(NamedTuple):
 
     min_ess
         Smallest effective sample size of the tilted draws.
-    max_nats
-        Divergence that an epoch may also cross where no draws know the solution; zero to wait
-        until they do.
     envelope
         How many times its own density a flow may have after draws are rejected; zero to keep all.
+    goes_on
+        Whether eta stays what the flow's own draws made it until weights know the solution.
     """
 
     min_ess: float
-    max_nats: float
     envelope: float
+    goes_on: bool = False
 
 
 def weighted_prior(pool: Pool, used: Array | None = None) -> Weighted:
@@ -77,7 +81,6 @@ def solve(
     pool: Pool,
     start: Array,
     offset: Array,
-    last: Array,
     targets: Targets,
     limits: Limits,
 ) -> Aim:
@@ -91,8 +94,6 @@ def solve(
         eta of the last epoch.
     offset
         What is added to eta to undo the flow's own error.
-    last
-        Number of the last flow in the pool, shape ``()``.
     targets
         Targets with their units.
     limits
@@ -100,15 +101,50 @@ def solve(
     """
     draws, bounds = weighted_prior(pool), targets.bounds
     eta, solved = solve_dual(start, draws, bounds, limits.min_ess)
-    if limits.max_nats > 0:
-        of_flow = draws._replace(log_base=log_weights(pool, pool.log_q[last]).reshape(-1))
-        now = tilt(jnp.zeros_like(start), of_flow)
-        far = limited_newton_step(start, now, bounds, limits.max_nats)
-        eta = jnp.where(solved, eta, far)
     aimed = of_allowed_sign(eta + offset, bounds)
+    if limits.goes_on:
+        aimed = jnp.where(solved, aimed, start + offset)
+        eta = jnp.where(solved, eta, aimed)
     log_normalizer = tilt(eta, draws).log_normalizer
     kept = accept(eta, aimed, draws, limits.envelope)
     return Aim(eta, solved, log_normalizer, kept)
+
+
+@partial(quick_jit, static_argnames="envelope")
+def settle(pool: Pool, index: Array, aim: Aim, targets: Targets, envelope: float) -> Aim:
+    """Move what is aimed at until the draws of a flow that are kept meet the constraints.
+
+    Where the simulator is too noisy to tell which draws to keep, all are, and nothing moves.
+
+    Parameters
+    ----------
+    pool
+        The draws.
+    index
+        Number of the flow in the pool, shape ``()``.
+    aim
+        What the flow was fitted to.
+    targets
+        Targets with their units.
+    envelope
+        One draw of so many is kept.
+    """
+    block = jax.tree.map(lambda leaf: leaf[index], pool.draws)
+    log_ratio = jnp.where(block.finite, block.log_prior - pool.log_q[index, index], -jnp.inf)
+    draws = OwnDraws(log_ratio, block.statistics, block.noise, block.statistics)
+    error = jnp.sum((block.noise @ aim.aimed) ** 2, -1)
+    fraction = kept_fraction(error, envelope)
+    pace = Pace(fraction, 0.5, 1.0)
+
+    def move(_: int, eta: Array) -> Array:
+        return jnp.where(fraction < 1, step(eta, draws, targets.bounds, pace), eta)
+
+    eta = jax.lax.fori_loop(0, NUM_SETTLING, move, aim.aimed)
+    level = log_level(log_ratio + exponent(eta, block.statistics, block.noise), fraction)
+    kept = Acceptance(eta, eta, jnp.zeros_like(level), level)
+    return aim._replace(
+        natural_parameters=jnp.where(aim.solved, aim.natural_parameters, eta), acceptance=kept
+    )
 
 
 @quick_jit

@@ -16,7 +16,11 @@ from numpyro_dsn.weighted.compilation import quick_jit
 
 
 class Rules(NamedTuple):
-    """What an epoch is judged by; fields as in :class:`~numpyro_dsn.DualNewton`."""
+    """What an epoch is judged by; fields as in :class:`~numpyro_dsn.DualNewton`.
+
+    With ``own_draws`` a flow is judged beside the one before it also where the dual is not solved:
+    the normalizer of their target is unknown, but the same for both.
+    """
 
     tolerance: float
     gap_tolerance: float
@@ -25,6 +29,7 @@ class Rules(NamedTuple):
     shrink: float
     min_step: float
     offset_rate: float
+    own_draws: bool = False
 
 
 @partial(quick_jit, static_argnames="rules")
@@ -58,7 +63,7 @@ def decide(
     near = jnp.minimum(rules.gap_tolerance / jnp.maximum(measured.gap, 1e-9), 1.0)
     trust = near * (aim.solved & ~rejected)
     move = jnp.where(trust > 0, rules.offset_rate * trust * measured.move, 0.0)
-    gains = ~comparable | (after.gap < rules.least_gain * before.gap)
+    gains = ~(comparable | rules.own_draws) | (after.gap < rules.least_gain * before.gap)
     step_scale = training.step_scale * jnp.where(gains, 1.0, rules.shrink)
     step_scale = jnp.maximum(step_scale, rules.min_step)
     number = old.epoch + 1

@@ -1,7 +1,7 @@
 """Fitting many latents by gradients of the circuit, where it has any."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ from jax import Array
 
 from numpyro_dsn.program import Program, draw_prior, simulate
 from numpyro_dsn.solver.objective import gate
-from numpyro_dsn.solver.problem import Circuit, Params
+from numpyro_dsn.solver.problem import CPU_BATCH_SIZE, Circuit, Params
 from numpyro_dsn.solver.training import Training, descend, path_loss
+from numpyro_dsn.weighted.own_draws import OwnDraws, Pace, kept_fraction, step
 from numpyro_dsn.weighted.targets import Targets
 
 MAX_BY_WEIGHTS = 8
@@ -65,13 +66,17 @@ def should_follow_gradients(program: Program, args: tuple, kwargs: dict) -> bool
         return False
 
 
-def gradient_descent(
-    flow: Any, circuit: Circuit, optim: Any, num_particles: int, num_steps: int
-) -> Callable[[Array, Training, Array, Targets], Training]:
-    """Return a compiled function that fits a flow to the tilted prior by its own draws.
+STEPS_OF_ROUND, DRAWS_OF_ROUND = 25, 4096
+"""Steps on the flow, and fresh draws for a step on the dual after them."""
 
-    Parameters
-    ----------
+NATS_PER_LATENT, RATE = 0.02, 0.5
+"""Divergence, for each latent, that a step on the dual crosses at most, and the fraction of it that
+is taken: the flow lags behind, and a full step would go too far."""
+
+
+class Descent(NamedTuple):
+    """What is descended, and how.
+
     flow
         A flow whose draws have gradients.
     circuit
@@ -80,20 +85,101 @@ def gradient_descent(
         A NumPyro optimizer.
     num_particles, num_steps
         Number of draws in a step, and of steps.
+    envelope, num_replicates
+        Draws of which one is kept, and runs that are averaged to tell which.
     """
 
+    flow: Any
+    circuit: Circuit
+    optim: Any
+    num_particles: int
+    num_steps: int
+    envelope: float
+    num_replicates: int
+
+
+def gradient_descent(descent: Descent) -> Callable[..., tuple[Training, Array]]:
+    """Return a function that fits a flow by its own draws, and natural parameters to it.
+
+    Rounds of steps on the flow take turns with steps on the dual, by the moments of fresh draws.
+
+    Parameters
+    ----------
+    descent
+        What is descended, and how.
+
+    Returns
+    -------
+    Function of a key, where training stands, natural parameters and targets; it returns where
+    training stands then, and the new natural parameters.
+    """
+    num_rounds = -(-descent.num_steps // STEPS_OF_ROUND)
+
     @jax.jit
-    def run(rng_key: Array, training: Training, eta: Array, targets: Targets) -> Training:
-        def log_target(key: Array, flat: Array) -> Array:
-            done = circuit.run(key, gate(flat))
-            scaled = (done.statistics - targets.origin) / targets.unit
-            finite = jnp.all(jnp.isfinite(scaled))
-            value = done.log_prior + jnp.where(finite, scaled, 0.0) @ eta
-            return jnp.where(finite, value, -jnp.inf)
+    def fit(
+        rng_key: Array, training: Training, eta: Array, targets: Targets
+    ) -> tuple[Training, Array]:
+        def take_turns(carry: tuple, key: Array) -> tuple[tuple, None]:
+            training, eta = carry
+            steps_key, draws_key = jax.random.split(key)
+            training = _fit_flow(descent, steps_key, training, eta, targets)
+            return (training, _move_dual(descent, draws_key, training.params, eta, targets)), None
 
-        def loss(key: Array, params: Params) -> Array:
-            return path_loss(key, params, flow, log_target, num_particles)
+        keys = jax.random.split(rng_key, num_rounds)
+        return jax.lax.scan(take_turns, (training, eta), keys)[0]
 
-        return descend(rng_key, training, loss, optim, num_steps)[0]
+    return fit
 
-    return run
+
+def _run(circuit: Circuit, key: Array, flat: Array, targets: Targets) -> tuple[Array, Array]:
+    """Return T in units, and the log density of the prior; minus infinity if the circuit failed."""
+    done = circuit.run(key, flat)
+    scaled = (done.statistics - targets.origin) / targets.unit
+    finite = jnp.all(jnp.isfinite(scaled)) & jnp.isfinite(done.log_prior)
+    return jnp.where(finite, scaled, 0.0), jnp.where(finite, done.log_prior, -jnp.inf)
+
+
+def _fit_flow(
+    descent: Descent, rng_key: Array, training: Training, eta: Array, targets: Targets
+) -> Training:
+    """Take the steps of a round on the flow."""
+
+    def log_target(key: Array, flat: Array) -> Array:
+        statistics, log_prior = _run(descent.circuit, key, gate(flat), targets)
+        return log_prior + statistics @ eta
+
+    def loss(key: Array, params: Params) -> Array:
+        return path_loss(key, params, descent.flow, log_target, descent.num_particles)
+
+    num_steps = min(STEPS_OF_ROUND, descent.num_steps)
+    return descend(rng_key, training, loss, descent.optim, num_steps)[0]
+
+
+def _own_draws(descent: Descent, rng_key: Array, params: Params, targets: Targets) -> OwnDraws:
+    """Draw from the flow, and simulate each draw, twice if two runs differ."""
+    draw_key, *noise_keys = jax.random.split(rng_key, 3)
+    flat = descent.flow.sample(draw_key, params, DRAWS_OF_ROUND)
+
+    def run_all(key: Array) -> tuple[Array, Array]:
+        def run(key_and_flat: tuple[Array, Array]) -> tuple[Array, Array]:
+            return _run(descent.circuit, *key_and_flat, targets)
+
+        keys = jax.random.split(key, DRAWS_OF_ROUND)
+        return jax.lax.map(run, (keys, flat), batch_size=CPU_BATCH_SIZE)
+
+    statistics, log_prior = run_all(noise_keys[0])
+    again = run_all(noise_keys[1])[0] if descent.num_replicates > 1 else statistics
+    log_ratio = log_prior - descent.flow.log_prob(params, flat)
+    no_noise = jnp.zeros((len(flat), 0, statistics.shape[-1]))
+    return OwnDraws(log_ratio, statistics, no_noise, again)
+
+
+def _move_dual(
+    descent: Descent, rng_key: Array, params: Params, eta: Array, targets: Targets
+) -> Array:
+    """Return natural parameters after a step by the moments of draws that are kept."""
+    draws = _own_draws(descent, rng_key, params, targets)
+    error = ((draws.statistics - draws.again) @ eta) ** 2 / (2 * descent.num_replicates)
+    fraction = kept_fraction(error, descent.envelope)
+    pace = Pace(fraction, NATS_PER_LATENT * descent.flow.dim, RATE)
+    return step(eta, draws, targets.bounds, pace)

@@ -80,7 +80,8 @@ def measure(
     of_flow = log_weights(pool, log_q, used)
     if own_draws:
         own = (jnp.arange(pool.counts.size) == index)[:, None] & pool.draws.finite
-        of_flow = jnp.where(own, pool.log_share, -jnp.inf)
+        log_kept = jnp.where(own, log_q - pool.log_q[index], -jnp.inf)
+        of_flow = jnp.where(own, pool.log_share + log_kept, -jnp.inf)
     tilted = tilt(eta, weighted_prior(pool, used))
     everywhere = tilt(eta, weighted_prior(pool))
     draws = of_flow, softmax(of_flow).reshape(-1)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from numpyro_dsn.solver.aim import Aim, Limits, solve, weighted_target
+from numpyro_dsn.solver.aim import Aim, Limits, settle, solve, weighted_target
 from numpyro_dsn.solver.decision import Rules, decide, report
 from numpyro_dsn.solver.history import Epoch, StepRecords
 from numpyro_dsn.solver.inputs import Inputs
@@ -22,11 +22,12 @@ from numpyro_dsn.weighted.compilation import quick_jit
 from numpyro_dsn.weighted.search import unweighted
 from numpyro_dsn.weighted.targets import Targets, in_units
 
-NUM_DRAWS, MAX_VALUES = 16_384, 8_000_000
+NUM_DRAWS, MAX_VALUES = 16_384, 32_000_000
 """Draws of an epoch by default, and most values that those of many latents have."""
 
-NATS_PER_LATENT = 0.5
-"""Divergence, for each latent, that gradients of the draws can cross in an epoch."""
+OWN_PROPOSALS, OWN_BATCHES = 3, 8
+"""Flows that are kept, with the prior, and batches of the prior's draws, at the most, where the
+flow's own draws tell of it: others hardly do."""
 
 
 class DualNewton(NamedTuple):
@@ -130,21 +131,24 @@ class DualNewton(NamedTuple):
         """Simulate draws of the prior and return the state before the first epoch."""
         params = quick_jit(problem.start)(rng_key)
         found, first, strays = first_draws(problem, rng_key, params, self._search(problem))
-        state = first_state(rng_key, params, problem.optim, found, first, self.num_proposals)
+        num_proposals = self._num_proposals(problem)
+        state = first_state(rng_key, params, problem.optim, found, first, num_proposals)
         aim = Aim(state.offset, state.solved, state.gap, state.acceptance)
         measured = self._measure(problem, state, state, aim)[0]
         strays = strays._replace(nonfinite=found.num_nonfinite / found.num_simulated)
         spent = float(found.num_simulated) * self._replicates(problem)
-        return state, report(self._rules, state, measured, strays, spent)
+        return state, report(self._rules(problem), state, measured, strays, spent)
 
     def step(self, problem: Problem, state: NewtonState) -> tuple[NewtonState, Epoch, StepRecords]:
         """Run one epoch; return the state after it, its measurements and one record of them."""
         aim = self._solve(problem, state)
-        training = self._fit(problem, state, aim)
+        training, aim = self._fit(problem, state, aim)
         new, strays = add_draws(problem, state, training)
+        aim = self._settle(problem, new, aim)
         both = self._measure(problem, new, state, aim)
-        state, measured = decide(self._rules, state, new, aim, both)
-        epoch = report(self._rules, state, measured, strays, self._num_simulations(problem))
+        rules = self._rules(problem)
+        state, measured = decide(rules, state, new, aim, both)
+        epoch = report(rules, state, measured, strays, self._num_simulations(problem))
         num_steps = np.asarray(state.epoch)[None] * problem.num_steps
         return state, epoch, StepRecords(num_steps, epoch.entropy[None], epoch.mean[None])
 
@@ -165,36 +169,45 @@ class DualNewton(NamedTuple):
         return Inputs(state.pool, state.last, eta, state.targets, from_prior, acceptance)
 
     def rejects(self, problem: Problem) -> bool:
-        """Whether draws of the flow are rejected by their statistics: where these have no noise."""
-        return not (problem.is_stochastic or problem.follows_gradients)
+        """Whether draws of the flow may be rejected by their statistics."""
+        return problem.follows_gradients or not problem.is_stochastic
 
     def template(self, problem: Problem) -> NewtonState:
         """Return shapes and types of a state; nothing is computed."""
+        num_proposals = self._num_proposals(problem)
 
         def build(rng_key: Array) -> NewtonState:
             flat = jnp.zeros((self._num_draws(problem), problem.flow.dim))
             targets = Targets(*[jnp.zeros(len(problem.lower))] * 5)
             first = in_units(problem.circuit.simulate(rng_key, flat), targets)
             start = problem.start(rng_key), problem.optim, unweighted(first)
-            return build_state(rng_key, *start, (targets, first.log_prior), self.num_proposals)
+            return build_state(rng_key, *start, (targets, first.log_prior), num_proposals)
 
         return jax.eval_shape(build, jax.random.key(0))
 
     def _solve(self, problem: Problem, state: NewtonState) -> Aim:
         """Solve the dual on all draws."""
-        max_nats = NATS_PER_LATENT * problem.flow.dim if problem.follows_gradients else 0.0
-        begin = state.pool, state.natural_parameters, state.offset, state.last, state.targets
-        return solve(*begin, Limits(self.min_ess, max_nats, self.rejects(problem) * self.envelope))
+        begin = state.pool, state.natural_parameters, state.offset, state.targets
+        by_weights = not problem.follows_gradients and self.rejects(problem)
+        limits = Limits(self.min_ess, by_weights * self.envelope, problem.follows_gradients)
+        return solve(*begin, limits)
 
-    def _fit(self, problem: Problem, state: NewtonState, aim: Aim) -> Training:
+    def _fit(self, problem: Problem, state: NewtonState, aim: Aim) -> tuple[Training, Aim]:
         """Fit the flow to the tilted prior, by weighted draws or by gradients of the circuit."""
         key = jax.random.fold_in(jax.random.fold_in(state.rng_key, state.epoch), 1)
         if problem.descend is not None:
-            return problem.descend(key, state.training, aim.aimed, state.targets)
+            training, aimed = problem.descend(key, state.training, aim.aimed, state.targets)
+            return training, aim._replace(acceptance=aim.acceptance._replace(aimed=aimed))
         target = weighted_target(state.pool, aim, state.last)
         blocks = Blocks(self.gap_tolerance / 10, state.pool.log_share.shape[1])
         settings = LossSettings(problem.num_particles, self.max_log_ratio, self.square_root_at)
-        return fit_in_blocks(key, state.training, target, problem, settings, blocks)
+        return fit_in_blocks(key, state.training, target, problem, settings, blocks), aim
+
+    def _settle(self, problem: Problem, new: NewtonState, aim: Aim) -> Aim:
+        """Choose which draws of a flow that followed gradients are kept."""
+        if not problem.follows_gradients:
+            return aim
+        return settle(new.pool, new.last, aim, new.targets, self.envelope)
 
     def _measure(
         self, problem: Problem, new: NewtonState, old: NewtonState, aim: Aim
@@ -207,20 +220,26 @@ class DualNewton(NamedTuple):
 
         return one(new), one(old)
 
-    @property
-    def _rules(self) -> Rules:
+    def _rules(self, problem: Problem) -> Rules:
         asked = self.tolerance, self.gap_tolerance
-        moves = self.max_loss, self.least_gain, self.shrink, self.min_step
-        return Rules(*asked, *moves, self.offset_rate)
+        own = problem.follows_gradients
+        # There what is aimed at moves by itself, and an epoch is never cut short.
+        shrink, rate = (self.shrink**2, 0.0) if own else (self.shrink, self.offset_rate)
+        return Rules(*asked, self.max_loss, self.least_gain, shrink, self.min_step, rate, own)
 
     def _search(self, problem: Problem) -> Search:
         size = self._num_draws(problem)
         max_units = np.inf if problem.follows_gradients else self.max_units
         most = self.max_simulations // (size * self._replicates(problem))
+        most = min(most, OWN_BATCHES) if problem.follows_gradients else most
         return Search(size, max(self.min_ess, size / 4), most, max_units)
 
     def _replicates(self, problem: Problem) -> int:
         return self.num_replicates if problem.is_stochastic else 1
+
+    def _num_proposals(self, problem: Problem) -> int:
+        most = OWN_PROPOSALS + 1 if problem.follows_gradients else self.num_proposals
+        return min(most, self.num_proposals)
 
     def _num_draws(self, problem: Problem) -> int:
         if self.num_draws is not None:

@@ -26,7 +26,7 @@ from numpyro_dsn.solver.simulation import Search, add_draws, first_draws
 from numpyro_dsn.solver.state import Best, Held, keep_best, no_best, strong
 from numpyro_dsn.weighted.acceptance import Acceptance, keep_all
 
-NUM_DRAWS, LIMITS = 16_384, Limits(min_ess=100.0, max_nats=0.0, envelope=0.0)
+NUM_DRAWS, LIMITS = 16_384, Limits(min_ess=100.0, envelope=0.0)
 """Draws of the prior and of the fit behind a certificate, and how far its dual is solved."""
 
 
@@ -165,7 +165,7 @@ class PenaltyMethod(NamedTuple):
         begin = first_state(state.rng_key, held.params, problem.optim, found, first, 2)
         newton, _ = add_draws(problem, begin, begin.training)
         eta, offset = newton.natural_parameters, newton.offset
-        aim = solve(newton.pool, eta, offset, newton.last, newton.targets, LIMITS)
+        aim = solve(newton.pool, eta, offset, newton.targets, LIMITS)
         from_prior = jnp.asarray(problem.circuit.prior is not None)
         known = newton.pool, newton.last, aim.natural_parameters, newton.targets
         return Inputs(*known, from_prior, held.acceptance)

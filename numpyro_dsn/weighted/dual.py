@@ -219,42 +219,58 @@ def _newton_step(draws: Weighted, bounds: Bounds, min_ess: Array | float, carry:
 
 
 def newton_direction(
-    eta: Array, mean: Array, covariance: Array, bounds: Bounds
+    eta: Array, mean: Array, covariance: Array, bounds: Bounds, damping: float = 0.0
 ) -> tuple[Array, Array]:
-    """Return the Newton direction of the dual, and its gradient."""
-    scale = jnp.sqrt(jnp.diag(covariance)) + jnp.finfo(eta.dtype).tiny ** 0.5
-    residual = excess(eta, mean, bounds) / scale
+    """Return the Newton direction of the dual, and its gradient r.
+
+    With ``damping``, so many times the square of r is added to the diagonal of the Hessian.
+    """
+    residual = excess(eta, mean, bounds)
+    diagonal = jnp.diag(covariance)
+    scale = jnp.sqrt(diagonal + damping * residual**2) + jnp.finfo(eta.dtype).tiny ** 0.5
+    residual = residual / scale
     active = (residual != 0) | (bounds[0] == bounds[1])
-    correlation = covariance / scale[:, None] / scale[None, :]
+    correlation = (covariance / scale[:, None]) / scale[None, :]
     correlation = jnp.where(active[:, None] & active[None, :], correlation, 0.0)
-    ridge = jnp.where(active, RIDGE, 1.0)
+    ridge = jnp.where(active, RIDGE + damping * residual**2, 1.0)
     direction = -jnp.linalg.solve(correlation + jnp.diag(ridge), residual) / scale
     return direction, residual * scale
 
 
-def limited_newton_step(eta: Array, tilted: Tilt, bounds: Bounds, max_nats: float) -> Array:
-    r"""Return natural parameters after one Newton step, shortened to a divergence.
+def damped_newton_step(
+    eta: Array, mean: Array, covariance: Array, bounds: Bounds, max_nats: float
+) -> Array:
+    r"""Return natural parameters after one damped Newton step, shortened to a divergence.
 
-    .. math:: \eta + s \delta, \qquad \delta = -C^{-1} r, \qquad
-              \tfrac12 s^2 \, \delta^\top C \delta \le d
+    .. math:: \eta + s \delta, \qquad \delta = -(C + \mathrm{diag}(r^2))^{-1} r, \qquad
+              s = \min \left( \frac{-\delta^\top r}{\delta^\top C \delta},
+              \sqrt{\frac{2 d}{\delta^\top C \delta}} \right)
 
-    Half of the square is, to second order, the divergence of the new tilted density from the old.
-    No draws need to know the new one.
+    No draws need to know the new tilted density. Close to the target this is Newton's step. Far
+    from it, mean and square of a statistic are nearly one, and Newton's step would raise the
+    variance on its way, as a mixture of here and there would; with the square of the distance on
+    the diagonal each is drawn to its target alone. Half of the square of a step is, to second
+    order, the divergence that it crosses.
 
     Parameters
     ----------
     eta
         Natural parameters, shape ``(num_constraints,)``.
-    tilted
-        Moments of T at eta.
+    mean, covariance
+        Moments of T at eta, of shapes ``(num_constraints,)`` and
+        ``(num_constraints, num_constraints)``.
     bounds
         Bounds on E[T].
     max_nats
         d.
+
+    References
+    ----------
+    Nocedal and Wright, *Numerical Optimization*, 2nd ed., section 10.3, for the damping.
     """
-    direction, _ = newton_direction(eta, tilted.mean, tilted.covariance, bounds)
-    nats = 0.5 * direction @ tilted.covariance @ direction
-    size = jnp.sqrt(max_nats / jnp.maximum(nats, max_nats))
+    direction, residual = newton_direction(eta, mean, covariance, bounds, damping=1.0)
+    square = jnp.maximum(direction @ covariance @ direction, jnp.finfo(eta.dtype).tiny)
+    size = jnp.minimum(-(direction @ residual) / square, jnp.sqrt(2 * max_nats / square))
     return moved(eta, size * direction, bounds)
 
 

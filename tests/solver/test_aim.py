@@ -13,11 +13,12 @@ from numpyro_dsn.solver.aim import (
     Limits,
     active,
     offset_move,
+    settle,
     solve,
     weighted_target,
 )
-from numpyro_dsn.weighted.acceptance import aimed_exponent
-from numpyro_dsn.weighted.draws import is_held_out
+from numpyro_dsn.weighted.acceptance import accepted, aimed_exponent
+from numpyro_dsn.weighted.draws import is_held_out, softmax
 from numpyro_dsn.weighted.dual import tilt
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -94,9 +95,9 @@ def pool():
     return pool_of([*blocks, None], [standard, above, None])
 
 
-def solved(pool, asked, offset=0.0, max_nats=0.0, min_ess=200.0):
+def solved(pool, asked, offset=0.0, goes_on=False):
     targets, zero = targets_of(asked), jnp.zeros(1)
-    return solve(pool, zero, zero + offset, jnp.array(1), targets, Limits(min_ess, max_nats, 3.0))
+    return solve(pool, zero, zero + offset, targets, Limits(200.0, 3.0, goes_on))
 
 
 def test_the_offset_is_added_to_what_the_flow_is_fitted_to(pool):
@@ -113,17 +114,38 @@ def test_draws_are_kept_by_what_is_aimed_at(pool):
     total = jnp.sum(jnp.exp(draws.log_base + exponents - aim.acceptance.log_level))
     assert_allclose(total, 1 / 3, rtol=1e-5)
     zero, targets = jnp.zeros(1), targets_of(0.5)
-    every = solve(pool, zero, zero, jnp.array(1), targets, Limits(200.0, 0.0, 0.0))
+    every = solve(pool, zero, zero, targets, Limits(200.0, 0.0))
     assert every.acceptance.log_level == -jnp.inf
 
 
-def test_many_latents_may_go_further_than_draws_are_known(pool):
-    """By a divergence: the flow's variance is about one, and its mean far below the target."""
-    stuck, far = solved(pool, 40.0), solved(pool, 40.0, max_nats=2.0)
-    assert not stuck.solved
-    assert not far.solved
-    mean = pool.draws.flat[1][pool.draws.finite[1]]
-    assert_allclose(0.5 * far.natural_parameters**2 * mean.var(), [2.0], rtol=0.05)
+def test_where_no_draws_know_the_solution_eta_stays_what_it_was(pool):
+    """What the flow's own draws made it; without them it goes as far as draws are known."""
+    alone, own = solved(pool, 40.0, 0.7), solved(pool, 40.0, 0.7, goes_on=True)
+    assert not alone.solved
+    assert not own.solved
+    assert alone.natural_parameters > 0
+    assert_allclose(own.natural_parameters, [0.7])
+    assert_allclose(own.aimed, [0.7])
+    assert_allclose(solved(pool, 0.5, 0.2, goes_on=True).aimed, solved(pool, 0.5, 0.2).aimed)
+
+
+@pytest.mark.parametrize(("scale", "rejects"), [(0.1, True), (1.0, False)])
+def test_what_is_kept_meets_the_constraints_if_noise_is_small(pool, scale, rejects):
+    """The last flow is N(1, 1), cut at 2.5; its draws that are kept have a mean of 0.5."""
+    noise = scale * jnp.ones((*pool.log_share.shape, 1, 1))
+    noisy = pool._replace(draws=pool.draws._replace(noise=noise))
+    aim = solved(pool, 1.0)._replace(solved=jnp.array(False))
+    aim = settle(noisy, jnp.array(1), aim, targets_of(0.5), 4.0)
+    kept = accepted(noisy, jnp.array(1), aim.acceptance)
+    weights = softmax(jnp.where(pool.draws.finite[1], kept.log_q[1] - noisy.log_q[1, 1], -jnp.inf))
+    mean = weights @ pool.draws.flat[1, :, 0]
+    assert np.isfinite(aim.acceptance.log_level) == rejects
+    if rejects:
+        assert_allclose(mean, 0.5, atol=1e-3)
+        assert_allclose(kept.rate, 0.25, rtol=1e-4)
+        assert_allclose(aim.natural_parameters, aim.aimed)
+    else:
+        assert_allclose(aim.aimed, solved(pool, 1.0).aimed)
 
 
 def test_the_target_is_normalized_and_knows_what_failed(pool):

@@ -1,5 +1,7 @@
 """What an epoch comes to: kept or rejected, converged or not, where to aim next."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ from numpyro_dsn.weighted.search import unweighted
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-RULES = DualNewton()._rules
+RULES = DualNewton()._rules(SimpleNamespace(follows_gradients=False))
 OPTIM = Adam(0.1)
 ETA, OFFSET = jnp.array([-1.0, 2.0]), jnp.array([0.1, 0.0])
 

@@ -8,11 +8,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from weighted_draws import evenly_weighted, solve_compiled
 
 from numpyro_dsn.weighted.dual import (
-    Tilt,
+    damped_newton_step,
     dual_value,
     excess,
     exponent,
-    limited_newton_step,
+    newton_direction,
     of_allowed_sign,
     tilt,
 )
@@ -141,23 +141,33 @@ def test_correlated_noise_does_not_move_the_solution(rng_key):
         assert off > 4 * allowed
 
 
-def tilt_of(mean):
-    one = jnp.ones(1)
-    return Tilt(one, one[0], jnp.full(1, mean), jnp.ones((1, 1)), one[0])
-
-
 @pytest.mark.parametrize(("max_nats", "expected"), [(2.0, 2.0), (0.5, 1.0)])
 def test_step_is_shortened_to_a_divergence(max_nats, expected):
     """From N(0, 1) to N(2, 1) are 2 nats and eta = 2; halfway is a quarter of them."""
-    two = jnp.full(1, 2.0)
-    eta = limited_newton_step(jnp.zeros(1), tilt_of(0.0), (two, two), max_nats)
+    two, moments = jnp.full(1, 2.0), (jnp.zeros(1), jnp.ones((1, 1)))
+    eta = damped_newton_step(jnp.zeros(1), *moments, (two, two), max_nats)
     assert_allclose(eta, [expected], rtol=1e-4)
 
 
 def test_step_of_an_inequality_stops_at_zero():
     """A mean far below its upper bound needs no multiplier, and one of the other sign least."""
-    bounds = jnp.array([-INF]), jnp.zeros(1)
-    assert_array_equal(limited_newton_step(-jnp.ones(1), tilt_of(-5.0), bounds, 100.0), [0.0])
+    bounds, moments = (jnp.array([-INF]), jnp.zeros(1)), (jnp.full(1, -5.0), jnp.ones((1, 1)))
+    assert_array_equal(damped_newton_step(-jnp.ones(1), *moments, bounds, 100.0), [0.0])
+
+
+@pytest.mark.parametrize("away", [20.0, 0.1])
+def test_far_away_a_step_does_not_raise_the_variance(away):
+    """From N(away, 1), asked for mean 0 and variance 1; close by it is Newton's step."""
+    mean = jnp.array([away, away**2])
+    covariance = jnp.array([[1.0, 2 * away], [2 * away, 2 + 4 * away**2]])
+    bounds = jnp.zeros(2), jnp.zeros(2)
+    start = jnp.zeros(2)
+    eta = damped_newton_step(start, mean, covariance, bounds, 1e9)
+    newton, _ = newton_direction(start, mean, covariance, bounds)
+    if away > 1:
+        assert newton[1] > 0 > eta[1]
+    else:
+        assert_allclose(eta, newton, atol=0.02 * away)
 
 
 def test_excess():
