@@ -92,8 +92,27 @@ def simulation_program(
     return run_all
 
 
+def replicate_program(fit: Fit) -> Callable[[Array, Sites], Draws]:
+    """Return a compiled function of a key and latents: means over runs, and their errors."""
+    flatten = quick_jit(jax.vmap(lambda latents: unconstrain(fit.program, latents)[0]))
+    return lambda rng_key, latents: fit.problem.circuit.simulate(rng_key, flatten(latents))
+
+
+def as_draws(run: Simulation) -> Draws:
+    """Return draws that were simulated once, by a simulator without noise."""
+    size, num_constraints = run.statistics.shape
+    return Draws(
+        flat=jnp.zeros((size, 0)),
+        statistics=run.statistics,
+        noise=jnp.zeros((size, 0, num_constraints)),
+        log_prior=run.log_prior,
+        log_det=jnp.zeros(size),
+        finite=jnp.all(jnp.isfinite(run.statistics), axis=-1) & jnp.isfinite(run.log_prior),
+    )
+
+
 @quick_jit
-def log_kept(rule: Acceptance, targets: Targets, log_q: Array, run: Simulation) -> Array:
+def log_kept(rule: Acceptance, targets: Targets, log_q: Array, draws: Draws) -> Array:
     """Return the log probability that each draw of a flow is kept, shape ``(num_samples,)``.
 
     Parameters
@@ -104,19 +123,9 @@ def log_kept(rule: Acceptance, targets: Targets, log_q: Array, run: Simulation) 
         Targets with their units.
     log_q
         Log density of the flow at the draws, on the constrained space.
-    run
-        The draws, simulated.
+    draws
+        The draws, simulated, with the log density of the prior there.
     """
-    size, num_constraints = run.statistics.shape
-    none = jnp.zeros((size, 0))
-    draws = Draws(
-        flat=none,
-        statistics=run.statistics,
-        noise=jnp.zeros((size, 0, num_constraints)),
-        log_prior=run.log_prior,
-        log_det=jnp.zeros(size),
-        finite=jnp.all(jnp.isfinite(run.statistics), axis=-1) & jnp.isfinite(run.log_prior),
-    )
     return log_acceptance(rule, log_q, in_units(draws, targets))
 
 

@@ -23,17 +23,20 @@ from numpyro_dsn.program import Simulation, require_latents
 from numpyro_dsn.programs import (
     FitDraws,
     Sites,
+    as_draws,
     constrain_program,
     density_program,
     draw_flat,
     draw_until,
     log_kept,
+    replicate_program,
     simulation_program,
 )
 from numpyro_dsn.solver.history import Epoch, History
 from numpyro_dsn.solver.inputs import Inputs
 from numpyro_dsn.solver.state import held_fit
 from numpyro_dsn.status import Status
+from numpyro_dsn.weighted.draws import Draws
 
 if TYPE_CHECKING:
     import arviz
@@ -186,7 +189,8 @@ class DSNResult:
             flat, log_q = draw_flat(self.fit.flow, draw_key, params, num_samples)
             latents, log_det = self._constrain(flat)
             run = self._simulate_as_fitted(noise_key, latents)
-            log_q, log_probability = self._of_fit(chain, log_q - log_det, run)
+            known = self._replicated(noise_key, latents, run)
+            log_q, log_probability = self._of_fit(chain, log_q - log_det, known)
             return FitDraws(run.sites, log_q, run.log_prior), log_probability
 
         if not self._rejects:
@@ -197,12 +201,19 @@ class DSNResult:
     def _rejects(self) -> bool:
         return self.fit.method.rejects(self.fit.problem)
 
-    def _of_fit(self, chain: int, log_q: Array, run: Simulation) -> tuple[Array, Array]:
+    def _replicated(self, rng_key: Array, latents: Sites, run: Simulation) -> Draws:
+        """Return what tells which draws are kept: the run, or means over runs that differ."""
+        if not (self._rejects and self.fit.problem.is_stochastic):
+            return as_draws(run)
+        draws = self._replicate(jax.random.fold_in(rng_key, 1), latents)
+        return draws._replace(log_prior=run.log_prior)
+
+    def _of_fit(self, chain: int, log_q: Array, draws: Draws) -> tuple[Array, Array]:
         """Return log densities of the fit given those of its flow, and what it keeps of them."""
         if not self._rejects:
             return log_q, jnp.zeros_like(log_q)
         state = self.state.chains[chain]
-        log_probability = log_kept(held_fit(state).acceptance, state.targets, log_q, run)
+        log_probability = log_kept(held_fit(state).acceptance, state.targets, log_q, draws)
         rate = self.history.epochs.acceptance[self.epochs[chain], chain]
         return log_q + log_probability - jnp.log(rate), log_probability
 
@@ -248,8 +259,9 @@ class DSNResult:
         latents, batch_shape = require_latents(self.fit.program, values)
         log_q = self._log_prob(self.flow_params, latents)
         if self._rejects:
-            run = self._simulate_as_fitted(jax.random.key(0), latents)
-            log_q, _ = self._of_fit(self.chain, log_q, run)
+            key = jax.random.key(0)
+            known = self._replicated(key, latents, self._simulate_as_fitted(key, latents))
+            log_q, _ = self._of_fit(self.chain, log_q, known)
         return log_q.reshape(batch_shape)
 
     def predictive(
@@ -366,6 +378,10 @@ class DSNResult:
     @cached_property
     def _log_prob(self) -> Any:
         return density_program(self.fit)
+
+    @cached_property
+    def _replicate(self) -> Any:
+        return replicate_program(self.fit)
 
     @cached_property
     def _simulate_as_fitted(self) -> Any:

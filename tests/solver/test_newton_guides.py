@@ -89,6 +89,26 @@ def test_many_latents_follow_gradients():
     np.testing.assert_allclose(eta, -0.5, rtol=0.05)
 
 
+def test_draws_of_a_slightly_noisy_simulator_are_rejected_by_means_over_runs():
+    """A quarter is kept, and what is kept has the mean that was measured."""
+    dim = MAX_BY_WEIGHTS + 1
+
+    def isotropic():
+        z = numpyro.sample("z", dist.Normal(np.zeros(dim), 1.0).to_event(1))
+        noise = 0.1 * jax.random.normal(numpyro.prng_key())
+        numpyro.deterministic("square", (z**2).sum() + noise)
+
+    guide = AutoDiagonalNormal(isotropic, init_scale=1.0)
+    asked = {"square": Moments(dim / 2)}
+    dsn = quick_dsn(isotropic, asked, guide, num_particles=50, num_steps=50)
+    result = run_quietly(dsn, num_epochs=1)
+    assert abs(float(result.measured.acceptance) - 0.25) < 0.01
+    square = np.asarray(result.sample(jax.random.key(1), 4000)["square"])
+    assert abs(square.mean() - float(result.measured.mean[0])) < 4 * np.hypot(
+        square.std() / np.sqrt(len(square)), float(result.measured.mean_se[0])
+    )
+
+
 def without_inverse(params, flat):
     raise NotImplementedError
 
