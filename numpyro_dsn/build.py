@@ -62,13 +62,8 @@ def build_problem(
     circuit = build_circuit(program, method.num_replicates, args, kwargs)
     by_gradients = not method.needs_gradients and should_follow_gradients(program, args, kwargs)
     optim = method.default_optim(by_gradients) if optim is None else optim
-    if guide is None and by_gradients:
-        half = program.num_latents // 2
-        guide = AutoRealNVP(
-            program.guide_model, num_transformed=half, hidden_dims=(64, 64), num_bins=8
-        )
-    elif guide is None and method.needs_gradients:
-        guide = AutoRealNVP(program.guide_model)
+    if guide is None:
+        guide = _default_guide(program, method, by_gradients)
     if guide is None:
         flow = default_flow(program.num_latents)
         loc, scale = _chart(program, circuit)
@@ -80,9 +75,8 @@ def build_problem(
         handlers.trace(handlers.seed(guide, jax.random.key(0))).get_trace(*args, **kwargs)
         flow, start = as_flow(guide, args, kwargs)
     method.require(flow, jax.eval_shape(start, jax.random.key(0)))
-    follows = by_gradients and flow.has_rsample
     descent = None
-    if follows:
+    if by_gradients and flow.has_rsample:
         replicates = method.num_replicates if program.is_stochastic else 1
         pieces = Descent(flow, circuit, optim, *sizes, method.envelope, replicates)
         descent = gradient_descent(pieces)
@@ -99,6 +93,16 @@ def build_problem(
         is_stochastic=program.is_stochastic,
         descend=descent,
     )
+
+
+def _default_guide(program: Program, method: Any, by_gradients: bool) -> AutoContinuous | None:
+    """Return the guide of fits that follow gradients; ``None`` for the default flow of others."""
+    if by_gradients:
+        # Couplings of halves with few bins: the cost of a step grows as the number of latents.
+        half = program.num_latents // 2
+        settings: dict[str, Any] = {"hidden_dims": (64, 64), "num_bins": 8}
+        return AutoRealNVP(program.guide_model, num_transformed=half, **settings)
+    return AutoRealNVP(program.guide_model) if method.needs_gradients else None
 
 
 def as_flow(guide: AutoContinuous, args: tuple, kwargs: dict) -> tuple[Any, Any]:

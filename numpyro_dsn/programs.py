@@ -98,6 +98,7 @@ def replicate_program(fit: Fit) -> Callable[[Array, Sites], Draws]:
     return lambda rng_key, latents: fit.problem.circuit.simulate(rng_key, flatten(latents))
 
 
+@quick_jit
 def as_draws(run: Simulation) -> Draws:
     """Return draws that were simulated once, by a simulator without noise."""
     size, num_constraints = run.statistics.shape

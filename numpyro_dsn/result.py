@@ -189,7 +189,7 @@ class DSNResult:
             flat, log_q = draw_flat(self.fit.flow, draw_key, params, num_samples)
             latents, log_det = self._constrain(flat)
             run = self._simulate_as_fitted(noise_key, latents)
-            known = self._replicated(noise_key, latents, run)
+            known = self._replicated(chain, noise_key, latents, run)
             log_q, log_probability = self._of_fit(chain, log_q - log_det, known)
             return FitDraws(run.sites, log_q, run.log_prior), log_probability
 
@@ -201,9 +201,10 @@ class DSNResult:
     def _rejects(self) -> bool:
         return self.fit.method.rejects(self.fit.problem)
 
-    def _replicated(self, rng_key: Array, latents: Sites, run: Simulation) -> Draws:
+    def _replicated(self, chain: int, rng_key: Array, latents: Sites, run: Simulation) -> Draws:
         """Return what tells which draws are kept: the run, or means over runs that differ."""
-        if not (self._rejects and self.fit.problem.is_stochastic):
+        keeps_all = np.isneginf(held_fit(self.state.chains[chain]).acceptance.log_level)
+        if keeps_all or not self.fit.problem.is_stochastic:
             return as_draws(run)
         draws = self._replicate(jax.random.fold_in(rng_key, 1), latents)
         return draws._replace(log_prior=run.log_prior)
@@ -247,7 +248,7 @@ class DSNResult:
         Returns
         -------
         log q(z) in nats, of the shape of the leading axes; minus infinity off the support. Where
-        the circuit rejects draws of the flow, each value is simulated once.
+        the circuit rejects draws of the flow, each value is simulated as often as in the fit.
 
         Raises
         ------
@@ -260,7 +261,8 @@ class DSNResult:
         log_q = self._log_prob(self.flow_params, latents)
         if self._rejects:
             key = jax.random.key(0)
-            known = self._replicated(key, latents, self._simulate_as_fitted(key, latents))
+            run = self._simulate_as_fitted(key, latents)
+            known = self._replicated(self.chain, key, latents, run)
             log_q, _ = self._of_fit(self.chain, log_q, known)
         return log_q.reshape(batch_shape)
 

@@ -2,10 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import ndtri
 
 from numpyro_dsn.weighted.draws import Draws, insert, log_weights, start_pool, with_densities
 from numpyro_dsn.weighted.dual import Weighted, solve_dual
 from numpyro_dsn.weighted.targets import Targets
+
+NORMAL = ndtri((jnp.arange(10_000) + 0.5) / 10_000)
+"""Quantiles of the standard normal, evenly weighted."""
 
 solve_compiled = jax.jit(solve_dual)
 """One program for all problems of the same shapes."""

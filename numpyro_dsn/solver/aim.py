@@ -114,7 +114,8 @@ def solve(
 def settle(pool: Pool, index: Array, aim: Aim, targets: Targets, envelope: float) -> Aim:
     """Move what is aimed at until the draws of a flow that are kept meet the constraints.
 
-    Where the simulator is too noisy to tell which draws to keep, all are, and nothing moves.
+    Where the simulator is too noisy to tell which draws to keep, all are, and nothing moves. The
+    violation of these draws is then zero, and that of others as large as the standard error.
 
     Parameters
     ----------

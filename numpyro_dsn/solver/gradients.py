@@ -131,6 +131,13 @@ def gradient_descent(descent: Descent) -> Callable[..., tuple[Training, Array]]:
     return fit
 
 
+def count_simulations(num_particles: int, num_steps: int, is_stochastic: bool) -> int:
+    """Return how many simulations an epoch takes: those of steps, and of fresh draws."""
+    num_rounds, num_runs = -(-num_steps // STEPS_OF_ROUND), 2 if is_stochastic else 1
+    by_steps = min(STEPS_OF_ROUND, num_steps) * num_particles
+    return num_rounds * (by_steps + num_runs * DRAWS_OF_ROUND)
+
+
 def _run(circuit: Circuit, key: Array, flat: Array, targets: Targets) -> tuple[Array, Array]:
     """Return T in units, and the log density of the prior; minus infinity if the circuit failed."""
     done = circuit.run(key, flat)

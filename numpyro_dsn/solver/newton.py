@@ -9,6 +9,7 @@ from jax import Array
 
 from numpyro_dsn.solver.aim import Aim, Limits, settle, solve, weighted_target
 from numpyro_dsn.solver.decision import Rules, decide, report
+from numpyro_dsn.solver.gradients import count_simulations
 from numpyro_dsn.solver.history import Epoch, StepRecords
 from numpyro_dsn.solver.inputs import Inputs
 from numpyro_dsn.solver.measurement import Measured, measure
@@ -44,7 +45,7 @@ class DualNewton(NamedTuple):
     ----------
     num_draws
         Number of draws that are simulated in an epoch; three of four are for training. By default
-        16,384, half as many of a stochastic simulator, and fewer of hundreds of latents.
+        16,384, half as many of a stochastic simulator, and fewer of thousands of latents.
     num_proposals
         Number of flows whose draws are kept, and the prior.
     num_replicates
@@ -223,7 +224,7 @@ class DualNewton(NamedTuple):
     def _rules(self, problem: Problem) -> Rules:
         asked = self.tolerance, self.gap_tolerance
         own = problem.follows_gradients
-        # There what is aimed at moves by itself, and an epoch is never cut short.
+        # There what is aimed at moves by itself; epochs are not cut short, so they are to be fewer.
         shrink, rate = (self.shrink**2, 0.0) if own else (self.shrink, self.offset_rate)
         return Rules(*asked, self.max_loss, self.least_gain, shrink, self.min_step, rate, own)
 
@@ -250,5 +251,7 @@ class DualNewton(NamedTuple):
     def _num_simulations(self, problem: Problem) -> float:
         """Return how many simulations an epoch takes."""
         spent = self._num_draws(problem) * self._replicates(problem)
-        by_steps = problem.num_steps * problem.num_particles
-        return float(spent + (by_steps if problem.follows_gradients else 0))
+        if problem.follows_gradients:
+            sizes = problem.num_particles, problem.num_steps
+            spent += count_simulations(*sizes, problem.is_stochastic)
+        return float(spent)

@@ -230,7 +230,7 @@ def newton_direction(
     scale = jnp.sqrt(diagonal + damping * residual**2) + jnp.finfo(eta.dtype).tiny ** 0.5
     residual = residual / scale
     active = (residual != 0) | (bounds[0] == bounds[1])
-    correlation = (covariance / scale[:, None]) / scale[None, :]
+    correlation = covariance / scale[:, None] / scale[None, :]
     correlation = jnp.where(active[:, None] & active[None, :], correlation, 0.0)
     ridge = jnp.where(active, RIDGE + damping * residual**2, 1.0)
     direction = -jnp.linalg.solve(correlation + jnp.diag(ridge), residual) / scale

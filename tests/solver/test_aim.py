@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.scipy.special import ndtri
 from jax.scipy.stats import norm
 from numpy.testing import assert_allclose, assert_array_equal
 from weighted_draws import draws_of, evenly_weighted, pool_of, prior_of, targets_of
@@ -23,7 +22,6 @@ from numpyro_dsn.weighted.dual import tilt
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-NORMAL = ndtri((jnp.arange(10_000) + 0.5) / 10_000)
 BOTH = jnp.ones(2, bool)
 
 

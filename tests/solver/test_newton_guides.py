@@ -80,6 +80,8 @@ def test_many_latents_follow_gradients():
     dsn = quick_dsn(isotropic, asked, guide, num_particles=100, num_steps=200)
     result = run_quietly(dsn, num_epochs=10)
     assert dsn._fit.problem.follows_gradients
+    # Eight rounds of 25 steps, each with 4,096 fresh draws, and the draws of the epoch.
+    assert np.all(result.history.epochs.num_simulations[1:] == QUICK.num_draws + 8 * (2500 + 4096))
     measured = result.measured
     exact = dim / 2 * np.log(np.pi * np.e)
     # eta = -1/2 for each unit of T, whose violation is worth as much entropy.

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.scipy.special import ndtri
 from jax.scipy.stats import norm
 from numpy.testing import assert_allclose
 
@@ -21,7 +20,6 @@ from numpyro_dsn.weighted.dual import exponent, tilt
 from tests.weighted_draws import draws_of, evenly_weighted, pool_of
 
 NUM_DRAWS = 40_000
-NORMAL = ndtri((jnp.arange(10_000) + 0.5) / 10_000)
 GRID = jnp.linspace(-10.0, 10.0, 20_001)
 STEP = 1e-3
 ETA = jnp.array([1.0])

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.scipy.special import ndtri
 from jax.scipy.stats import norm
 from numpy.testing import assert_allclose
+from weighted_draws import NORMAL
 
 from numpyro_dsn.weighted.own_draws import (
     MAX_NOISE,
@@ -20,7 +20,6 @@ from numpyro_dsn.weighted.own_draws import (
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-NORMAL = ndtri((jnp.arange(10_000) + 0.5) / 10_000)
 QUARTER, ALL = jnp.asarray(0.25), jnp.ones(())
 
 
@@ -61,7 +60,7 @@ def test_what_is_kept_is_the_tilted_prior_where_the_flow_is_wider():
 
 
 def test_steps_find_the_natural_parameters():
-    """N(1, 1/4) of N(0, 1): eta = 4 - ... of z - 1 is -1 + 2, and -3/2 of its square."""
+    """With w = z - 1, exp(w - 3 w^2 / 2) turns N(0, 1) into N(1, 1/4)."""
     z = 1 + 0.8 * NORMAL
     draws, bounds = own_draws(z, norm.logpdf(z, 1.0, 0.8)), (jnp.zeros(2), jnp.zeros(2))
     pace = Pace(QUARTER, 0.5, 1.0)
