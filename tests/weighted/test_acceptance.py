@@ -17,7 +17,7 @@ from numpyro_dsn.weighted.acceptance import (
     log_acceptance,
 )
 from numpyro_dsn.weighted.dual import exponent, tilt
-from tests.weighted_draws import draws_of, evenly_weighted, pool_of
+from tests.weighted_draws import NORMAL, draws_of, evenly_weighted, pool_of
 
 NUM_DRAWS = 40_000
 GRID = jnp.linspace(-10.0, 10.0, 20_001)
